@@ -1,0 +1,55 @@
+# Each target does all its own set-up: `make demo` and `make test` work in a fresh clone.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first interpreter that is new enough; `make PYTHON=… setup` takes another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+
+BIN := .venv/bin
+STAMP := .venv/.set-up
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help setup demo test check fix bench oracle clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
+		printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP) ## .venv with both packages, editable, at the versions in constraints.txt
+
+$(STAMP): pyproject.toml clients/python/pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed, and none was found (make PYTHON=/path/to/python3 setup)" >&2; exit 1; fi
+	@echo "Setting up .venv with $$("$(PYTHON)" --version); the first time takes a minute"
+	@[ -x $(BIN)/python ] && $(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]' --editable ./clients/python
+	@touch $@
+
+demo: $(STAMP) ## a server, a few real commands as runs, and their changes as they are pushed
+	@$(BIN)/realtime demo
+
+test: $(STAMP) ## every test, on SQLite, PostgreSQL, memory and Redis
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## format, lint, types, import contracts; changes nothing
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(STAMP) ## formats, and mends what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(STAMP) ## the benchmarks
+	@$(BIN)/python -m bench $(ARGS)
+
+oracle: $(STAMP) ## random histories and faults, for longer than `make test` takes
+	@$(BIN)/python -m pytest tests/oracle --hypothesis-profile=long --timeout=0 $(ARGS)
+
+clean: ## removes the virtual environment, caches and what was built
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
