@@ -1,0 +1,1 @@
+"""The benchmarks: each checks that nothing was lost before it prints a number."""
