@@ -1,0 +1,316 @@
+"""Opens SQLite or PostgreSQL, and runs plain SQLAlchemy functions on either.
+
+All statements of the store are written once, as synchronous functions of a connection. On
+SQLite they run in threads, one of which writes; on PostgreSQL under greenlet, on asyncpg.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from store.errors import StoreError, Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READERS = 4
+"""Connections that read at once, in each process."""
+
+BUSY_MS = 10_000
+"""How long a SQLite writer waits for the writer of another process."""
+
+
+class CommitLost(StoreError):
+    """The connection went away while a transaction was being committed."""
+
+
+class Database(Protocol):
+    """One database, whichever it is."""
+
+    dialect: str
+    """`sqlite` or `postgresql`."""
+
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What `work(connection, …)` returns, all its statements seeing one snapshot.
+
+        Raises Unavailable if the database cannot be reached. Nothing it did is kept.
+        """
+        ...
+
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What `work(connection, …)` returns, once its transaction is committed.
+
+        Raises Unavailable if nothing was done, CommitLost if that is not known. A caller that
+        is cancelled meanwhile does not undo it.
+        """
+        ...
+
+    async def outside(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `write`, but every statement is a transaction of its own."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+def database_url(text: str) -> URL:
+    """The URL of a database, with the driver that is used for it.
+
+    Takes `sqlite:///path`, `postgresql://…` and `postgres://…`, each with or without a driver's
+    name; raises ValueError for anything else.
+    """
+    try:
+        url = make_url(text)
+    except sa.exc.ArgumentError:
+        raise ValueError(
+            "the database must be sqlite:///PATH or postgresql://USER@HOST/NAME"
+        ) from None
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise ValueError("SQLite needs a file: sqlite:///PATH")
+        return url.set(drivername="sqlite+pysqlite")
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+asyncpg")
+    raise ValueError(f"there is no support for {backend} databases: use sqlite or postgresql")
+
+
+async def open_database(text: str) -> Database:
+    """Opens the database; reaching it comes with the first statement.
+
+    Raises ValueError for a URL that is none.
+    """
+    url = database_url(text)
+    if url.get_backend_name() == "sqlite":
+        return Sqlite(url)
+    return Postgres(url)
+
+
+class Sqlite:
+    """SQLite: one thread that writes, a few that read, in write-ahead-log mode."""
+
+    dialect = "sqlite"
+
+    def __init__(self, url: URL) -> None:
+        assert url.database is not None
+        self.path = Path(url.database)
+        self._write_engine = _sqlite_engine(url, 1, begin="BEGIN IMMEDIATE")
+        self._read_engine = _sqlite_engine(url, READERS, begin="BEGIN", query_only=True)
+        self._plain_engine = _sqlite_engine(url, 1, begin=None)
+        self._watch: sqlite3.Connection | None = None
+        self._watch_lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="sqlite-reader")
+
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._in(self._readers, _rolled_back, self._read_engine, work, args, kwargs)
+
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._in(self._writer, _committed, self._write_engine, work, args, kwargs)
+
+    async def outside(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._in(self._writer, _committed, self._plain_engine, work, args, kwargs)
+
+    async def data_version(self) -> int:
+        """A number that moves when another connection has committed to the file.
+
+        It is this connection's own, in no transaction: so it always looks afresh.
+        """
+        return await self._in(self._readers, self._look)
+
+    def _look(self) -> int:
+        with self._watch_lock:
+            if self._watch is None:
+                self._watch = sqlite3.connect(
+                    self.path, isolation_level=None, check_same_thread=False
+                )
+            try:
+                version: int = self._watch.execute("PRAGMA data_version").fetchone()[0]
+            except sqlite3.OperationalError as error:
+                raise Unavailable(_reason(error)) from error
+            return version
+
+    async def _in(self, pool: ThreadPoolExecutor, run: Callable[..., T], *args: Any) -> T:
+        # Shielded: a thread cannot be stopped, and whoever cancels must not free its place
+        # in the pool while it still runs.
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(pool, run, *args))
+
+    async def close(self) -> None:
+        for pool in (self._writer, self._readers):
+            await asyncio.to_thread(pool.shutdown)
+        if self._watch is not None:
+            self._watch.close()
+        for engine in (self._read_engine, self._plain_engine, self._write_engine):
+            await asyncio.to_thread(engine.dispose)
+
+
+def _committed(
+    engine: Engine, work: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> T:
+    try:
+        with engine.begin() as connection:
+            return work(connection, *args, **kwargs)
+    except OperationalError as error:
+        raise Unavailable(_reason(error)) from error
+
+
+def _rolled_back(
+    engine: Engine, work: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> T:
+    try:
+        with engine.connect() as connection:
+            return work(connection, *args, **kwargs)
+    except OperationalError as error:
+        raise Unavailable(_reason(error)) from error
+
+
+def _sqlite_engine(
+    url: URL, connections: int, *, begin: str | None, query_only: bool = False
+) -> Engine:
+    engine = sa.create_engine(
+        url,
+        poolclass=sa.QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=BUSY_MS / 1000,
+        connect_args={"check_same_thread": False, "timeout": BUSY_MS / 1000},
+    )
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: object) -> None:
+        # The driver's own idea of when a transaction begins is switched off: it would begin
+        # none before a SELECT, and a read must see one snapshot.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA cache_size = -65536")
+        cursor.execute("PRAGMA temp_store = MEMORY")
+        if query_only:
+            cursor.execute("PRAGMA query_only = ON")
+        cursor.close()
+
+    if begin is not None:
+
+        @event.listens_for(engine, "begin")
+        def begun(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+    return engine
+
+
+class Postgres:
+    """PostgreSQL through asyncpg; readers have connections of their own."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        # A group's locks are waited for, but not for ever: the group is then run one by one.
+        self._write_engine = _postgres_engine(url, 4, lock_timeout="5s")
+        self._read_engine = _postgres_engine(url, READERS * 2).execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self._plain_engine = self._write_engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        try:
+            async with self._read_engine.connect() as connection:
+                return await connection.run_sync(work, *args, **kwargs)
+        except Exception as error:
+            if is_connection_error(error):
+                raise Unavailable(_reason(error)) from error
+            raise
+
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        committing = False
+        try:
+            async with self._write_engine.connect() as connection:
+                transaction = await connection.begin()
+                result = await connection.run_sync(work, *args, **kwargs)
+                committing = True
+                await transaction.commit()
+                return result
+        except Exception as error:
+            if not is_connection_error(error):
+                raise
+            if committing:
+                raise CommitLost(_reason(error)) from error
+            raise Unavailable(_reason(error)) from error
+
+    async def outside(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        try:
+            async with self._plain_engine.connect() as connection:
+                return await connection.run_sync(work, *args, **kwargs)
+        except Exception as error:
+            if is_connection_error(error):
+                raise Unavailable(_reason(error)) from error
+            raise
+
+    async def close(self) -> None:
+        await self._read_engine.dispose()
+        await self._write_engine.dispose()
+
+
+def _postgres_engine(url: URL, connections: int, **server_settings: str) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=10,
+        connect_args={
+            "timeout": 5,
+            "command_timeout": 60,
+            "server_settings": {"application_name": "runstream", "jit": "off", **server_settings},
+        },
+    )
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether the database could not be reached, or went away, as against: refused a statement."""
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated or isinstance(error, InterfaceError):
+            return True
+        state = str(getattr(error.orig, "sqlstate", None) or "")
+        # 08: connection; 57P0x: shut down, crashed, starting; 53: out of a resource.
+        return state.startswith(("08", "57P0", "53"))
+    # asyncpg raises connection errors from below SQLAlchemy's wrapping when it dials.
+    if isinstance(error, (OSError, PoolTimeout, ConnectionError, asyncio.TimeoutError)):
+        return True
+    state = str(getattr(error, "sqlstate", None) or "")
+    return state.startswith(("08", "57P0", "53"))
+
+
+def _reason(error: BaseException) -> str:
+    cause = getattr(error, "orig", None) or error
+    return f"the database cannot be used just now: {cause}".splitlines()[0]

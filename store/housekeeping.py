@@ -1,0 +1,226 @@
+"""Forgets in time: the log's old changes, old answers and tokens, and runs long over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from store import changes as change_log
+from store.commands import DeleteRun, Submission
+from store.engine import Database
+from store.errors import StoreError
+from store.group import Outcomes
+from store.tables import answers, changes, log_state, revoked_tokens, runs, used_tokens
+
+log = logging.getLogger(__name__)
+
+DAYS_AHEAD = 7
+"""For how many days PostgreSQL's partitions of the log stand ready."""
+
+DETACH_AFTER_S = 120.0
+"""How long after its mark a partition is taken away: longer than any read can last, so that
+no read sees the log without the partition and without the mark."""
+
+_PARTITION = re.compile(r"changes_(\d{8})")
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things are kept."""
+
+    changes: timedelta = timedelta(days=7)
+    final_runs: timedelta | None = None
+    """None: for ever."""
+    answers: timedelta = timedelta(hours=24)
+    used_tokens: timedelta = timedelta(days=31)
+
+
+class Housekeeping:
+    """Cuts and deletes, in every server process alike: each step does no harm twice."""
+
+    def __init__(
+        self,
+        database: Database,
+        submit: Callable[[Submission], Awaitable[Outcomes]],
+        retention: Retention,
+        *,
+        every_s: float = 600.0,
+        detach_after_s: float = DETACH_AFTER_S,
+    ) -> None:
+        self._database = database
+        self._submit = submit
+        self._retention = retention
+        self._every_s = every_s
+        self._detach_after_s = detach_after_s
+        self._marked_at: dict[str, float] = {}
+
+    async def prepare(self) -> None:
+        """Makes the log ready to be written to; to be awaited before the first command."""
+        if self._database.dialect == "postgresql":
+            await self._database.write(_make_partitions)
+
+    async def run(self) -> None:
+        """Keeps house until cancelled."""
+        while True:
+            try:
+                await self.prepare()
+                await self.keep()
+            except StoreError as error:
+                log.warning("housekeeping: %s", error)
+            await asyncio.sleep(self._every_s)
+
+    async def keep(self) -> None:
+        """One round of everything."""
+        await self._cut_log()
+        await self._database.write(_forget, self._retention)
+        await self._delete_runs()
+
+    async def _cut_log(self) -> None:
+        if self._database.dialect == "sqlite":
+            while await self._database.write(_cut_rows, self._retention.changes):
+                pass
+            return
+        for partition in await self._database.write(_mark_partitions, self._retention.changes):
+            clock = asyncio.get_running_loop().time()
+            if clock - self._marked_at.setdefault(partition, clock) < self._detach_after_s:
+                continue
+            await self._database.outside(_drop_partition, partition)
+            del self._marked_at[partition]
+
+    async def _delete_runs(self) -> None:
+        if self._retention.final_runs is None:
+            return
+        while found := await self._database.read(_over, self._retention.final_runs):
+            for project in {one.project for one in found}:
+                await self._submit(
+                    Submission(
+                        project=project,
+                        commands=tuple(
+                            DeleteRun(project=project, run_id=one.id)
+                            for one in found
+                            if one.project == project
+                        ),
+                    )
+                )
+
+
+# ---------------------------------------------------------------------------------------- SQLite
+
+
+def _cut_rows(connection: Connection, keep: timedelta, at_once: int = 10_000) -> bool:
+    """Deletes the oldest changes and marks how far; whether there may be more."""
+    oldest = sa.select(changes.c.seq, changes.c.at).order_by(changes.c.seq).limit(at_once)
+    before = datetime.now(UTC) - keep
+    # In the log's order and up to the first that is kept: the mark covers a beginning.
+    cut = 0
+    count = 0
+    for seq, at in connection.execute(oldest):
+        if at >= before:
+            break
+        cut = seq
+        count += 1
+    if cut == 0:
+        return False
+    connection.execute(sa.delete(changes).where(changes.c.seq <= cut))
+    connection.execute(sa.update(log_state).values(cut_xid=cut))
+    return count == at_once
+
+
+# ------------------------------------------------------------------------------------ PostgreSQL
+
+
+def _make_partitions(connection: Connection) -> None:
+    """A partition a day, made apart and attached, which blocks no writer and no reader."""
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x52756E50)))
+    today = change_log.database_time(connection).astimezone(UTC).date()
+    have = set(_partitions(connection))
+    for ahead in range(-1, DAYS_AHEAD + 1):
+        day = today + timedelta(days=ahead)
+        name = f"changes_{day:%Y%m%d}"
+        if name in have:
+            continue
+        connection.exec_driver_sql(f"CREATE TABLE {name} (LIKE changes INCLUDING ALL)")
+        connection.exec_driver_sql(
+            f"ALTER TABLE changes ATTACH PARTITION {name} FOR VALUES"
+            f" FROM ('{day} 00:00+00') TO ('{day + timedelta(days=1)} 00:00+00')"
+        )
+
+
+def _partitions(connection: Connection) -> list[str]:
+    names = connection.execute(
+        sa.text(
+            "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+            " WHERE i.inhparent = 'changes'::regclass ORDER BY c.relname"
+        )
+    ).scalars()
+    return [name for name in names if _PARTITION.fullmatch(name)]
+
+
+def _day_of(partition: str) -> date:
+    match = _PARTITION.fullmatch(partition)
+    assert match is not None
+    return datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC).date()
+
+
+def _mark_partitions(connection: Connection, keep: timedelta) -> list[str]:
+    """Marks the log as cut where whole partitions are too old; these partitions."""
+    before = (change_log.database_time(connection) - keep).astimezone(UTC).date()
+    xmin = change_log.now(connection).horizon.xmin
+    old = []
+    for name in _partitions(connection):
+        if _day_of(name) >= before:
+            continue
+        newest = connection.execute(sa.text(f"SELECT max(xid) FROM {name}")).scalar_one()
+        if newest is not None:
+            if newest >= xmin:
+                continue  # not every horizon has seen it yet
+            connection.execute(
+                sa.update(log_state)
+                .where(log_state.c.cut_xid < newest)
+                .values(cut_xid=newest)
+            )  # fmt: skip
+        old.append(name)
+    return old
+
+
+def _drop_partition(connection: Connection, name: str) -> None:
+    connection.exec_driver_sql("SET lock_timeout = '5s'")
+    try:
+        connection.exec_driver_sql(f"ALTER TABLE changes DETACH PARTITION {name} CONCURRENTLY")
+        connection.exec_driver_sql(f"DROP TABLE {name}")
+    finally:
+        connection.exec_driver_sql("RESET lock_timeout")
+
+
+# ------------------------------------------------------------------------------------------ both
+
+
+def _forget(connection: Connection, retention: Retention) -> None:
+    now = datetime.now(UTC)
+    connection.execute(sa.delete(answers).where(answers.c.created_at < now - retention.answers))
+    connection.execute(
+        sa.delete(used_tokens).where(used_tokens.c.used_at < now - retention.used_tokens)
+    )
+    connection.execute(sa.delete(revoked_tokens).where(revoked_tokens.c.expires_at < now))
+
+
+class _Over(NamedTuple):
+    project: str
+    id: str
+
+
+def _over(connection: Connection, keep: timedelta) -> list[_Over]:
+    rows = connection.execute(
+        sa.select(runs.c.project, runs.c.id)
+        .where(runs.c.finished_at < change_log.database_time(connection) - keep)
+        .order_by(runs.c.finished_at)
+        .limit(500)
+    )
+    return [_Over(row.project, row.id) for row in rows]

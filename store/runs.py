@@ -1,0 +1,206 @@
+"""The face of the run store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from store import batches as batch_reads
+from store import reads, timers
+from store.broker import Broker
+from store.commands import Limits, Submission, check
+from store.engine import Database, Sqlite, open_database
+from store.errors import StoreError
+from store.group import Outcomes
+from store.housekeeping import Housekeeping, Retention
+from store.model import (
+    Batch,
+    Change,
+    Horizon,
+    LogPage,
+    Run,
+    RunQuery,
+    Selection,
+    SnapshotPage,
+)
+from store.schema import migrate
+from store.timers import Timers
+from store.writer import Writer
+
+
+class RunStore:
+    """Runs, batches and their log in one database; commits are hinted through the broker.
+
+    Every method raises Unavailable while the database cannot be reached.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        broker: Broker,
+        *,
+        limits: Limits,
+        retention: Retention,
+        committed: Callable[[int, float], None] = lambda _changes, _seconds: None,
+    ) -> None:
+        self.database = database
+        self.broker = broker
+        self.limits = limits
+        self._writer = Writer(
+            database,
+            limits,
+            broker.publish,
+            in_flight=1 if database.dialect == "sqlite" else 2,
+            committed=committed,
+        )
+        self.timers = Timers(database, self._writer.submit)
+        self.housekeeping = Housekeeping(database, self._writer.submit, retention)
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        broker: Broker,
+        limits: Limits | None = None,
+        retention: Retention | None = None,
+        committed: Callable[[int, float], None] = lambda _changes, _seconds: None,
+    ) -> Self:
+        """Opens the database, migrates it and makes its log ready.
+
+        Raises ValueError for a URL that is none, SchemaTooNew for a database that a newer
+        version has migrated. The broker is used, not owned: who made it starts and closes it.
+        """
+        database = await open_database(url)
+        try:
+            await migrate(database)
+            store = cls(
+                database,
+                broker,
+                limits=limits or Limits(),
+                retention=retention or Retention(),
+                committed=committed,
+            )
+            await store.housekeeping.prepare()
+        except BaseException:
+            await database.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Commits what was taken, then closes the database."""
+        await self._writer.close()
+        await self.database.close()
+
+    async def run(self) -> None:
+        """Timers and housekeeping, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.timers.run())
+            tasks.create_task(self.housekeeping.run())
+
+    # ------------------------------------------------------------------------------- commands
+
+    async def execute(self, submission: Submission) -> Outcomes:
+        """Carries the commands out; their outcomes in order, on disk.
+
+        Raises the first refusal of an atomic submission, IdempotencyKeyReused, Unavailable
+        (nothing was done) or OutcomeUnknown.
+        """
+        refused: dict[int, StoreError] = {}
+        for place, command in enumerate(submission.commands):
+            try:
+                check(command, self.limits)
+            except StoreError as error:
+                if submission.atomic:
+                    raise
+                refused[place] = error
+        if not refused:
+            return await self._writer.submit(submission)
+        fit = tuple(
+            command for place, command in enumerate(submission.commands) if place not in refused
+        )
+        outcomes: Outcomes = []
+        if fit:
+            outcomes = await self._writer.submit(msgspec.structs.replace(submission, commands=fit))
+        for place, error in sorted(refused.items()):
+            outcomes.insert(place, error)
+        return outcomes
+
+    async def heartbeat(self, project: str, run_id: str) -> None:
+        """Notes that the run's worker lives; raises NotFound."""
+        await self.database.write(timers.beat, project, run_id)
+
+    # ---------------------------------------------------------------------------------- reads
+
+    async def get_run(self, project: str, run_id: str) -> Run:
+        """The run; raises NotFound."""
+        return await self.database.read(reads.get, project, run_id)
+
+    async def list_runs(self, query: RunQuery) -> tuple[list[Run], int | None]:
+        """A page of runs, newest first, and the `after` of the next page."""
+        return await self.database.read(reads.page, query)
+
+    async def history(
+        self, project: str, run_id: str, after_version: int, limit: int
+    ) -> tuple[list[Change], int | None]:
+        """A page of a run's changes, and the `after_version` of the next; raises NotFound."""
+        return await self.database.read(reads.history, project, run_id, after_version, limit)
+
+    async def get_batch(self, project: str, batch_id: str) -> Batch:
+        """The batch as it stands; raises NotFound."""
+        return await self.database.read(batch_reads.read, project, batch_id)
+
+    async def check(self) -> None:
+        """Raises Unavailable if the database cannot be read."""
+        await self.database.read(_one)
+
+    # -------------------------------------------------------------------------------- streams
+
+    async def horizon(self, project: str) -> tuple[str, Horizon]:
+        """The epoch and the horizon of just now."""
+        return await self.database.read(reads.present)
+
+    async def snapshot(
+        self, selection: Selection, *, after: int | None = None, limit: int
+    ) -> SnapshotPage:
+        """A page of the selection's runs, newest first, with the horizon it was read at."""
+        return await self.database.read(reads.snapshot, selection, after, limit)
+
+    async def read_log(
+        self,
+        project: str,
+        since: Horizon,
+        *,
+        epoch: str | None = None,
+        after: str | None = None,
+        limit: int = 1000,
+        selection: Selection | None = None,
+        batches: Sequence[str] = (),
+        payloads: bool = False,
+    ) -> LogPage:
+        """A page of what `since` has not seen, whole runs at a time, by run id.
+
+        Raises CannotContinue if that is not, or not all, in this log any more.
+        """
+        return await self.database.read(
+            reads.log, project, since, epoch, after, limit, selection, batches, payloads
+        )
+
+    async def payloads(self, project: str, run_ids: Sequence[str]) -> dict[str, Any]:
+        """The payloads of those of the runs that are there, by id."""
+        return await self.database.read(reads.payloads, project, run_ids)
+
+    async def data_version(self) -> int | None:
+        """SQLite: a number that moves when another connection has committed; else None."""
+        if isinstance(self.database, Sqlite):
+            return await self.database.data_version()
+        return None
+
+
+def _one(connection: Connection) -> None:
+    connection.execute(sa.text("SELECT epoch FROM log_state"))

@@ -1,0 +1,114 @@
+"""What is due: delays, ttls, durations, promised heartbeats that did not come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from itertools import groupby
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from store import changes
+from store.commands import FireTimer, Submission, Timer
+from store.engine import Database
+from store.errors import NotFound, StoreError, Unavailable
+from store.group import CLOCKS, Outcomes
+from store.model import RunStatus
+from store.tables import heartbeats, runs
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.25
+AT_ONCE = 500
+
+
+class Timers:
+    """Fires the clocks of runs, in every server process alike.
+
+    Each clock is a command that carries the due time it was read with, and does nothing if
+    under the lock the run has another: so however many servers look, it fires once.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        submit: Callable[[Submission], Awaitable[Outcomes]],
+        *,
+        look_every_s: float = LOOK_EVERY_S,
+    ) -> None:
+        self._database = database
+        self._submit = submit
+        self._look_every_s = look_every_s
+
+    async def run(self) -> None:
+        """Fires what is due until cancelled; a database that is away is tried again."""
+        wait_s = self._look_every_s
+        while True:
+            try:
+                fired = await self.fire()
+                # A backlog is worked off without a pause.
+                wait_s = 0.0 if fired >= AT_ONCE else self._look_every_s
+            except Unavailable:
+                wait_s = min(max(wait_s, 0.1) * 2, 5.0)
+            except StoreError as error:
+                log.warning("timers: %s", error)
+                wait_s = self._look_every_s
+            await asyncio.sleep(wait_s)
+
+    async def fire(self) -> int:
+        """Fires what is due now; how many clocks that were."""
+        due = await self._database.read(_due)
+        due.sort(key=lambda command: command.project)
+        for project, commands in groupby(due, key=lambda command: command.project):
+            await self._submit(Submission(project=project, commands=tuple(commands)))
+        return len(due)
+
+
+def _due(connection: Connection) -> list[FireTimer]:
+    at = changes.database_time(connection)
+    clocks = connection.execute(
+        sa.select(runs.c.project, runs.c.id, runs.c.status, runs.c.due_at)
+        .where(runs.c.due_at.is_not(None), runs.c.due_at <= at)
+        .order_by(runs.c.due_at)
+        .limit(AT_ONCE)
+    )
+    beats = connection.execute(
+        sa.select(heartbeats.c.project, heartbeats.c.run_id, heartbeats.c.due_at)
+        .where(heartbeats.c.due_at <= at)
+        .order_by(heartbeats.c.due_at)
+        .limit(AT_ONCE)
+    )
+    return [
+        FireTimer(
+            project=row.project,
+            run_id=row.id,
+            timer=CLOCKS[RunStatus(row.status)],
+            due_at=row.due_at,
+        )
+        for row in clocks
+    ] + [
+        FireTimer(project=row.project, run_id=row.run_id, timer=Timer.HEARTBEAT, due_at=row.due_at)
+        for row in beats
+    ]
+
+
+def beat(connection: Connection, project: str, run_id: str) -> None:
+    """Notes a worker's heartbeat, outside the run's row, its version and the log.
+
+    Raises NotFound for a run that is not there. For one that promised none, or is not
+    executing, it means nothing.
+    """
+    timeout = connection.execute(
+        sa.select(runs.c.heartbeat_timeout).where(runs.c.id == run_id, runs.c.project == project)
+    ).one_or_none()
+    if timeout is None:
+        raise NotFound("run", run_id)
+    if timeout.heartbeat_timeout is None:
+        return
+    due: datetime = changes.database_time(connection) + timedelta(seconds=timeout.heartbeat_timeout)
+    connection.execute(
+        sa.update(heartbeats).where(heartbeats.c.run_id == run_id).values(due_at=due)
+    )

@@ -1,0 +1,257 @@
+"""Group commit: takes the commands that are waiting, commits them together, then hints."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from store.broker import Hint
+from store.commands import (
+    Command,
+    CreateBatch,
+    CreateRun,
+    Limits,
+    SealBatch,
+    Submission,
+)
+from store.engine import CommitLost, Database
+from store.errors import OutcomeUnknown, StoreError, Unavailable
+from store.group import Committed, Outcomes, run_group
+
+GROUP_COMMANDS = 500
+"""How many commands one transaction takes at most, unless one submission has more."""
+
+WAITING_COMMANDS = 20_000
+"""How many commands may wait; a caller beyond that is told so at once."""
+
+OUTCOME_WAIT_S = 5.0
+"""How long the outcome of a lost COMMIT is asked for."""
+
+
+class _Waiting:
+    """A submission and who waits for it."""
+
+    __slots__ = ("future", "keys", "submission")
+
+    def __init__(self, submission: Submission, future: asyncio.Future[Outcomes]) -> None:
+        self.submission = submission
+        self.future = future
+        self.keys = frozenset(_keys(submission))
+
+
+def _keys(submission: Submission) -> set[object]:
+    """What a group in flight must not share with the next: answers and rows."""
+    keys: set[object] = {_row(command) for command in submission.commands}
+    if submission.key is not None:
+        keys.add((submission.project, submission.key))
+    return keys
+
+
+def _row(command: Command) -> object:
+    if isinstance(command, CreateBatch | SealBatch):
+        return command.batch_id
+    if isinstance(command, CreateRun) and command.new.idempotency_key is not None:
+        return (command.project, command.new.task_identifier, command.new.idempotency_key)
+    return command.run_id
+
+
+class Writer:
+    """The one way into the database for commands, in this process.
+
+    A caller on an idle server waits for nobody: whatever comes while a group is being
+    committed makes the next group.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        limits: Limits,
+        publish: Callable[[Sequence[Hint]], None],
+        *,
+        in_flight: int = 1,
+        committed: Callable[[int, float], None] = lambda _changes, _seconds: None,
+    ) -> None:
+        self._database = database
+        self._limits = limits
+        self._publish = publish
+        self._in_flight = in_flight
+        self._committed = committed
+        self._queue: deque[_Waiting] = deque()
+        self._waiting = 0
+        self._busy: set[object] = set()
+        self._groups: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def submit(self, submission: Submission) -> Outcomes:
+        """The outcomes of the commands, in their order, once they are on disk.
+
+        Raises what refused an atomic submission, Unavailable if nothing was done, and
+        OutcomeUnknown if that cannot be known. A caller that is cancelled before its group
+        began has submitted nothing; later its commands are carried out all the same.
+        """
+        if self._closed:
+            raise Unavailable("the server is stopping")
+        if self._waiting + len(submission.commands) > WAITING_COMMANDS and self._waiting:
+            raise Unavailable("too many commands are waiting")
+        waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._waiting += len(submission.commands)
+        self._start_groups()
+        return await waiting.future
+
+    async def close(self) -> None:
+        """Takes no more, and returns when all that was taken is committed."""
+        self._closed = True
+        while self._groups:
+            await asyncio.wait(self._groups)
+
+    def _start_groups(self) -> None:
+        while self._queue and len(self._groups) < self._in_flight:
+            group = self._take()
+            if not group:
+                return
+            task = asyncio.get_running_loop().create_task(self._run(group))
+            self._groups.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._groups.discard(task)
+        self._start_groups()
+
+    def _take(self) -> list[_Waiting]:
+        """The next group: in order, but for those that must wait for one in flight."""
+        group: list[_Waiting] = []
+        later: list[_Waiting] = []
+        blocked: set[object] = set()
+        commands = 0
+        while self._queue and commands < GROUP_COMMANDS:
+            one = self._queue.popleft()
+            size = len(one.submission.commands)
+            if one.future.cancelled():
+                self._waiting -= size
+                continue
+            answer = (one.submission.project, one.submission.key)
+            held = not one.keys.isdisjoint(self._busy) or not one.keys.isdisjoint(blocked)
+            # The second of two with one idempotency key is answered with the first's outcomes,
+            # and these exist only once that is committed.
+            again = one.submission.key is not None and any(answer in o.keys for o in group)
+            if held or again or (group and commands + size > GROUP_COMMANDS):
+                later.append(one)
+                blocked |= one.keys
+                if not held and not again:
+                    break
+                continue
+            group.append(one)
+            commands += size
+        self._queue.extendleft(reversed(later))
+        self._waiting -= commands
+        for one in group:
+            self._busy |= one.keys
+        return group
+
+    async def _run(self, group: list[_Waiting]) -> None:
+        try:
+            await self._commit(group)
+        except Exception as error:
+            for one in group:
+                if not one.future.done():
+                    one.future.set_exception(error)
+        finally:
+            for one in group:
+                self._busy -= one.keys
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        try:
+            await self._transact(group)
+        except (Unavailable, OutcomeUnknown):
+            raise
+        except Exception:
+            # A deadlock, a lock not had in time, a statement refused: rolled back, and again
+            # one by one, so that only the guilty one fails.
+            if len(group) == 1:
+                raise
+            for one in group:
+                await self._commit_alone(one)
+
+    async def _commit_alone(self, one: _Waiting) -> None:
+        try:
+            await self._transact([one])
+        except Exception as error:
+            if not one.future.done():
+                one.future.set_exception(error)
+
+    async def _transact(self, group: list[_Waiting]) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        transaction = _Transaction([one.submission for one in group], self._limits)
+        try:
+            committed = await self._database.write(transaction)
+        except CommitLost as error:
+            committed = await self._after_a_lost_commit(transaction, error)
+        self._committed(len(committed.hints), loop.time() - began)
+        # Hints first: a caller may act on its answer at once, and what it does then
+        # comes after.
+        if committed.hints:
+            self._publish(committed.hints)
+        for one, outcome in zip(group, committed.outcomes, strict=True):
+            if one.future.done():
+                continue
+            if isinstance(outcome, StoreError):
+                one.future.set_exception(outcome)
+            else:
+                one.future.set_result(outcome)
+
+    async def _after_a_lost_commit(self, transaction: _Transaction, error: CommitLost) -> Committed:
+        """What was committed, if the database says that it was."""
+        committed, xid = transaction.result, transaction.xid
+        if committed is None or xid is None:
+            raise Unavailable(str(error)) from error
+        outcome = None
+        try:
+            async with asyncio.timeout(OUTCOME_WAIT_S):
+                outcome = await self._outcome(xid)
+        except TimeoutError:
+            pass
+        if outcome == "committed":
+            return committed
+        if outcome == "aborted":
+            raise Unavailable(str(error)) from error
+        raise OutcomeUnknown("the database went away during the commit") from error
+
+    async def _outcome(self, xid: int) -> str | None:
+        wait_s = 0.05
+        while True:
+            try:
+                outcome = await self._database.read(_outcome_of, xid)
+            except Unavailable:
+                outcome = "in progress"
+            if outcome != "in progress":
+                return outcome
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, 0.5)
+
+
+class _Transaction:
+    """The group as work for the database, which remembers how far it came."""
+
+    def __init__(self, submissions: Sequence[Submission], limits: Limits) -> None:
+        self._submissions = submissions
+        self._limits = limits
+        self.xid: int | None = None
+        self.result: Committed | None = None
+
+    def __call__(self, connection: Connection) -> Committed:
+        self.result = run_group(connection, self._submissions, self._limits)
+        self.xid = self.result.xid
+        return self.result
+
+
+def _outcome_of(connection: Connection, xid: int) -> str | None:
+    outcome: str | None = connection.execute(
+        sa.text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))"), {"xid": str(xid)}
+    ).scalar_one()
+    return outcome
