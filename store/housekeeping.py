@@ -17,7 +17,7 @@ from store import changes as change_log
 from store.commands import DeleteRun, Submission
 from store.engine import Database
 from store.errors import StoreError
-from store.group import Outcomes
+from store.staged import Outcomes
 from store.tables import answers, changes, log_state, revoked_tokens, runs, used_tokens
 
 log = logging.getLogger(__name__)

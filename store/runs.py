@@ -16,7 +16,6 @@ from store.broker import Broker
 from store.commands import Limits, Submission, check
 from store.engine import Database, Sqlite, open_database
 from store.errors import StoreError
-from store.group import Outcomes
 from store.housekeeping import Housekeeping, Retention
 from store.model import (
     Batch,
@@ -29,6 +28,7 @@ from store.model import (
     SnapshotPage,
 )
 from store.schema import migrate
+from store.staged import Outcomes
 from store.timers import Timers
 from store.writer import Writer
 
@@ -127,8 +127,8 @@ class RunStore:
         outcomes: Outcomes = []
         if fit:
             outcomes = await self._writer.submit(msgspec.structs.replace(submission, commands=fit))
-        for place, error in sorted(refused.items()):
-            outcomes.insert(place, error)
+        for place in sorted(refused):
+            outcomes.insert(place, refused[place])
         return outcomes
 
     async def heartbeat(self, project: str, run_id: str) -> None:

@@ -15,8 +15,8 @@ from store import changes
 from store.commands import FireTimer, Submission, Timer
 from store.engine import Database
 from store.errors import NotFound, StoreError, Unavailable
-from store.group import CLOCKS, Outcomes
 from store.model import RunStatus
+from store.staged import CLOCKS, Outcomes
 from store.tables import heartbeats, runs
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from store.commands import (
 )
 from store.engine import CommitLost, Database
 from store.errors import OutcomeUnknown, StoreError, Unavailable
-from store.group import Committed, Outcomes, run_group
+from store.group import Committed, run_group
+from store.staged import Outcomes
 
 GROUP_COMMANDS = 500
 """How many commands one transaction takes at most, unless one submission has more."""

@@ -1,0 +1,274 @@
+"""What a group has made of its runs, and writing it down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import groupby
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from store import answers as answer_codec
+from store import batches as batch_reads
+from store import changes
+from store.broker import Hint
+from store.commands import CreateBatch, Done, SealBatch, Submission, Timer
+from store.errors import StoreError
+from store.held import Held, RunKey
+from store.lifecycle import due
+from store.model import Change, Run, RunStatus
+from store.rows import bind, differing, row_of
+from store.tables import answers, batches, heartbeats, idempotency_keys, run_tags, runs, used_tokens
+
+Outcomes = list[Done | StoreError]
+
+CLOCKS: Final = {
+    RunStatus.DELAYED: Timer.DELAY,
+    RunStatus.QUEUED: Timer.TTL,
+    RunStatus.EXECUTING: Timer.MAX_DURATION,
+}
+"""The clock that runs in a status, but for heartbeats."""
+
+
+class Staged:
+    """The runs after what was applied so far, and the changes that led there."""
+
+    def __init__(self, connection: Connection, held: Held) -> None:
+        self._connection = connection
+        self._held = held
+        self.runs: dict[str, Run] = dict(held.runs)
+        self.deleted: dict[str, Run] = {}
+        self.changes: list[Change] = []
+        self.hints: list[Hint] = []
+
+    def write(self) -> None:
+        """Writes the rows and the log, each kind in one statement."""
+        self._write_batches()
+        self._write_runs()
+        self._write_tags()
+        self._write_heartbeats()
+        self._release()
+        changes.append(self._connection, self.changes)
+
+    def _write_batches(self) -> None:
+        new = [(id, batch) for id, batch in self._held.batches.items() if batch.is_new]
+        if new:
+            self._connection.execute(
+                sa.insert(batches),
+                [
+                    {
+                        "id": id,
+                        "project": batch.project,
+                        "created_at": batch.created_at,
+                        "sealed_at": batch.sealed_at,
+                        "deleted_counts": batch.deleted_counts,
+                        "deleted_finished_at": batch.deleted_finished_at,
+                    }
+                    for id, batch in new
+                ],
+            )
+        for id, batch in self._held.batches.items():
+            if batch.is_changed and not batch.is_new:
+                self._connection.execute(
+                    sa.update(batches)
+                    .where(batches.c.id == id)
+                    .values(
+                        sealed_at=batch.sealed_at,
+                        deleted_counts=batch.deleted_counts,
+                        deleted_finished_at=batch.deleted_finished_at,
+                    )
+                )
+
+    def _write_runs(self) -> None:
+        new = [run for id, run in self.runs.items() if id not in self._held.runs]
+        if new:
+            self._connection.execute(
+                sa.insert(runs), [{**row_of(run), "due_at": _due(run)} for run in new]
+            )
+        # Rows that change in the same columns go into one statement.
+        changed = [
+            (sorted(differing(self._held.runs[id], run)), run)
+            for id, run in self.runs.items()
+            if id in self._held.runs and run is not self._held.runs[id]
+        ]
+        changed.sort(key=lambda pair: (pair[0], pair[1].id))
+        for columns, rows in groupby(changed, key=lambda pair: pair[0]):
+            statement = (
+                sa.update(runs)
+                .where(runs.c.id == sa.bindparam("id_"))
+                .values(bind([*columns, "due_at"]))
+            )
+            self._connection.execute(
+                statement,
+                [
+                    {
+                        "id_": run.id,
+                        "new_due_at": _due(run),
+                        **{f"new_{name}": value for name, value in row_of(run, columns).items()},
+                    }
+                    for _, run in rows
+                ],
+            )
+        gone = sorted(id for id in self.deleted if id in self._held.runs)
+        if gone:
+            self._connection.execute(sa.delete(runs).where(runs.c.id.in_(gone)))
+            forgotten = [
+                _key(run) for run in self.deleted.values() if run.idempotency_key is not None
+            ]
+            if forgotten:
+                self._delete_keys(forgotten)
+
+    def _write_tags(self) -> None:
+        added = []
+        removed = []
+        for id, run in (*self.runs.items(), *((id, None) for id in self.deleted)):
+            before = self._held.runs.get(id)
+            if run is before:
+                continue
+            old = set(() if before is None else before.tags)
+            new = set(() if run is None else run.tags)
+            one = run or before
+            assert one is not None
+            added += [(one.project, tag, one.number) for tag in new - old]
+            removed += [(one.project, tag, one.number) for tag in old - new]
+        if removed:
+            self._connection.execute(
+                sa.delete(run_tags).where(
+                    sa.tuple_(run_tags.c.project, run_tags.c.tag, run_tags.c.number).in_(removed)
+                )
+            )
+        if added:
+            self._connection.execute(
+                sa.insert(run_tags),
+                [{"project": p, "tag": tag, "number": number} for p, tag, number in sorted(added)],
+            )
+
+    def _write_heartbeats(self) -> None:
+        begun = []
+        ended = []
+        for id, run in self.runs.items():
+            before = self._held.runs.get(id)
+            if run.heartbeat_timeout is None or run is before:
+                continue
+            if run.executing_since == (None if before is None else before.executing_since):
+                continue
+            ended.append(id)
+            if run.executing_since is not None:
+                begun.append(
+                    {
+                        "run_id": id,
+                        "project": run.project,
+                        "due_at": due(run, Timer.HEARTBEAT),
+                    }
+                )
+        ended += [id for id, run in self.deleted.items() if run.heartbeat_timeout is not None]
+        if ended:
+            self._connection.execute(
+                sa.delete(heartbeats).where(heartbeats.c.run_id.in_(sorted(ended)))
+            )
+        if begun:
+            self._connection.execute(sa.insert(heartbeats), begun)
+
+    def _release(self) -> None:
+        """Gives back the keys and tokens that were taken for runs that came to nothing."""
+        unused = [key for key, id in self._held.own_keys.items() if id not in self.runs]
+        taken = {key for key in unused if self._held.key_owner.get(key) in self.runs}
+        if unused:
+            self._delete_keys(unused)
+            # Another create of this group with the same key has made the run.
+            if taken:
+                self._connection.execute(
+                    sa.insert(idempotency_keys),
+                    [
+                        {
+                            "project": p,
+                            "task_identifier": task,
+                            "key": key,
+                            "run_id": self._held.key_owner[p, task, key],
+                        }
+                        for p, task, key in sorted(taken)
+                    ],
+                )
+        tokens = sorted(self._held.own_tokens - self._held.token_use.keys())
+        if tokens:
+            self._connection.execute(
+                sa.delete(used_tokens).where(
+                    sa.tuple_(used_tokens.c.project, used_tokens.c.token_id).in_(tokens)
+                )
+            )
+
+    def _delete_keys(self, keys: Iterable[RunKey]) -> None:
+        self._connection.execute(
+            sa.delete(idempotency_keys).where(
+                sa.tuple_(
+                    idempotency_keys.c.project,
+                    idempotency_keys.c.task_identifier,
+                    idempotency_keys.c.key,
+                ).in_(sorted(keys))
+            )
+        )
+
+    def keep_answers(
+        self, submissions: Sequence[Submission], outcomes: Sequence[Outcomes | StoreError]
+    ) -> None:
+        """Completes the outcomes, and keeps them for those who gave a key."""
+        self._fill_batches(submissions, outcomes)
+        kept = [
+            {"b_project": one.project, "b_key": one.key, "b_outcomes": answer_codec.encode(result)}
+            for one, result in zip(submissions, outcomes, strict=True)
+            if one.key is not None
+            and (one.project, one.key) not in self._held.answers
+            and not isinstance(result, StoreError)
+        ]
+        dropped = [
+            (one.project, one.key)
+            for one, result in zip(submissions, outcomes, strict=True)
+            if one.key is not None
+            and (one.project, one.key) not in self._held.answers
+            and isinstance(result, StoreError)
+        ]
+        if kept:
+            self._connection.execute(
+                sa.update(answers)
+                .where(
+                    answers.c.project == sa.bindparam("b_project"),
+                    answers.c.key == sa.bindparam("b_key"),
+                )
+                .values(outcomes=sa.bindparam("b_outcomes")),
+                kept,
+            )
+        if dropped:
+            # What was refused whole changed nothing, and may be tried again.
+            self._connection.execute(
+                sa.delete(answers).where(
+                    sa.tuple_(answers.c.project, answers.c.key).in_(sorted(dropped))
+                )
+            )
+
+    def _fill_batches(
+        self, submissions: Sequence[Submission], outcomes: Sequence[Outcomes | StoreError]
+    ) -> None:
+        for one, result in zip(submissions, outcomes, strict=True):
+            if isinstance(result, StoreError):
+                continue
+            for i, (command, outcome) in enumerate(zip(one.commands, result, strict=True)):
+                if (
+                    isinstance(command, CreateBatch | SealBatch)
+                    and isinstance(outcome, Done)
+                    and outcome.batch is None
+                ):
+                    result[i] = Done(
+                        batch=batch_reads.read(self._connection, one.project, command.batch_id)
+                    )
+
+
+def _key(run: Run) -> RunKey:
+    assert run.idempotency_key is not None
+    return run.project, run.task_identifier, run.idempotency_key
+
+
+def _due(run: Run) -> datetime | None:
+    clock = CLOCKS.get(run.status)
+    return None if clock is None else due(run, clock)
