@@ -466,15 +466,16 @@ def apply(
     command: UpdateRun | MutateMetadata | FireTimer,
     at: datetime,
     limits: Limits,
-    *,
-    heartbeat_at: datetime | None = None,
 ) -> tuple[Run, dict[str, Any]]:
     """The run after the command, and what changed: wire name to wire value.
 
     One version on if anything changed; else the same object and no change, and there is nothing
     to write. A value that is the same JSON value as the one that stands is no change, whatever
-    the run's status. `run` is the run that changes: for MutateMetadata the target's. For the
-    heartbeat's timer, `heartbeat_at` is the worker's last one, read under the same lock.
+    the run's status. `run` is the run that changes: for MutateMetadata the target's.
+
+    The heartbeats of workers are kept outside the run. So for the timer of them the caller sees
+    to it, under the same lock, that `due_at` is still what the last heartbeat left; here it is
+    held against the run alone: no earlier than the run's spell of executing allows.
 
     Relies on `check`. Raises a Conflict, with the run as it stands, where the command does not
     fit it; Invalid or TooLarge where the outcome would be over a limit.
@@ -485,7 +486,7 @@ def apply(
         case MutateMetadata():
             return _mutate(run, command, at, limits)
         case FireTimer():
-            return _fire(run, command, at, heartbeat_at)
+            return _fire(run, command, at)
 
 
 def apply_delete(run: Run, at: datetime) -> Run:
@@ -562,12 +563,15 @@ _RAN_OUT: Final = {
 """For each clock whose end is a failure: the error's name, the field that ran out, and how."""
 
 
-def _fire(
-    run: Run, command: FireTimer, at: datetime, heartbeat_at: datetime | None
-) -> tuple[Run, dict[str, Any]]:
-    # Who read the due time may have lost a race: to another server, to a heartbeat, to a worker.
-    # The due time says it all, since each of these moves it or stops the clock.
-    if due(run, command.timer, heartbeat_at) != command.due_at or command.due_at > at:
+def _fire(run: Run, command: FireTimer, at: datetime) -> tuple[Run, dict[str, Any]]:
+    # Who read the due time may have lost a race: to another server, to a worker, to a caller.
+    # The due time says it all, since whatever they did has moved it or stopped the clock.
+    still = due(run, command.timer)
+    if still is None or command.due_at > at:
+        return run, {}
+    if still != command.due_at and not (
+        command.timer is Timer.HEARTBEAT and still < command.due_at
+    ):
         return run, {}
     stepped = advance(run, LEADS_TO[command.timer], at)
     if command.timer in _RAN_OUT:
