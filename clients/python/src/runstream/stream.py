@@ -1,0 +1,391 @@
+"""One subscription as the session keeps it: what its subscriber was shown, and from where to go on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from runstream import protocol
+from runstream.changes import BatchProgress, Changed, Entered, Left, Live, Reset
+from runstream.errors import DecodeError, NotFound, Refused, RunstreamError, StreamEnded, refusal
+from runstream.inbox import Inbox
+from runstream.models import FIELD_NAMES, AnyRun, Batch, merged, whole
+
+MAX_HELD: Final = 20_000
+"""Runs kept to merge changes into, before those that are final are let go."""
+
+
+class StreamState(StrEnum):
+    """Where a subscription stands; `docs/client-session.md` has the table."""
+
+    IDLE = "IDLE"
+    JOINING = "JOINING"
+    LIVE = "LIVE"
+    PAUSED = "PAUSED"
+    ENDED = "ENDED"
+
+
+@dataclass
+class Stats:
+    """What has happened so far; counts only rise."""
+
+    connects: int = 0
+    reconnects: int = 0
+    resumes: int = 0
+    resets: int = 0
+    changes: int = 0
+    repeats_dropped: int = 0
+    gaps: int = 0
+    fetches: int = 0
+    pauses: int = 0
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """A run of which a change came while it is not held: asked for, with what came since."""
+
+    changes: list[tuple[dict[str, Any], float]] = field(default_factory=list)
+    in_flight: bool = False
+
+
+class Stream:
+    """Takes the messages about one subscription and fills its inbox, in order and without repeats.
+
+    A core: it does no I/O. What it needs done it shows: `wanted()` runs are to be fetched,
+    `is_overfull` asks to be paused, `outcome` is why it is over.
+    """
+
+    def __init__(
+        self, wish: protocol.Wish, inbox: Inbox, stats: Stats, *, max_held: int = MAX_HELD
+    ) -> None:
+        self.wish: Final = wish
+        self.inbox: Final = inbox
+        self.state = StreamState.IDLE
+        self.id: int | None = None
+        self.cursor = wish.cursor
+        self.batch: Batch | None = None
+        self.truncated = False
+        self.was_live = False
+        self.end_reason: str | None = None
+        self.error: RunstreamError | None = None
+        self.retry_at: float | None = None
+        self.refusals = 0
+
+        self._stats = stats
+        self._max_held = max_held
+        self._skipped = {
+            name: FIELD_NAMES_DEFAULTS[name]
+            for name in FIELD_NAMES
+            if FIELD_NAMES[name] in wish.skip
+        }
+        self._held: dict[str, AnyRun] = {}
+        # Final runs in the order they became so: the first to be let go.
+        self._settled: deque[str] = deque()
+        # Versions of runs that left since the last cursor. Only what came after
+        # that can be repeated to us, so the next cursor clears it.
+        self._gone: dict[str, int] = {}
+        self._wanted: dict[str, _Wanted] = {}
+        self._unmarked: str | None = None
+        # While a snapshot replaces what was held: the runs from before, to tell which
+        # have left; and those told already, to keep silent about what is the same.
+        self._before: dict[str, AnyRun] = {}
+        self._told: dict[str, AnyRun] = {}
+        self._snapshot_came = False
+        self._ending: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come into the inbox."""
+        return self.state is StreamState.ENDED
+
+    @property
+    def held(self) -> Mapping[str, AnyRun]:
+        """The runs that match, as they were last heard of."""
+        return self._held
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether the caller is so far behind that it is better to stop listening.
+
+        Never before the first cursor: a snapshot cannot be gone on from in its middle,
+        and is bounded by its `limit`.
+        """
+        return self.cursor is not None and (
+            self.inbox.is_full or sum(len(run.changes) for run in self._wanted.values()) > 10_000
+        )
+
+    # What the session does with it
+
+    def joining(self, stream_id: int) -> protocol.Wish:
+        """The message that asks for it under this id, from its cursor if it has one."""
+        self.state = StreamState.JOINING
+        self.id = stream_id
+        self.retry_at = None
+        self._snapshot_came = False
+        if self.cursor is None:
+            self._before.update(self._held)
+            self._told.update(self._held)
+            self._held = {}
+            self._gone.clear()
+            self._wanted.clear()
+        return msgspec.structs.replace(self.wish, id=stream_id, cursor=self.cursor)
+
+    def lost(self) -> None:
+        """The connection is gone; what is held stays, and the cursor says from where to go on."""
+        if self.state in (StreamState.JOINING, StreamState.LIVE):
+            self.state = StreamState.IDLE
+        self.id = None
+
+    def pause(self) -> None:
+        """The caller is too slow: nothing more is taken until it has caught up."""
+        self.state = StreamState.PAUSED
+        self.id = None
+        self._stats.pauses += 1
+
+    def fail(self, error: RunstreamError) -> None:
+        """Ends it with an error, which the caller gets after what has come before."""
+        if self.state is not StreamState.ENDED:
+            self.error = error
+            self._finish()
+
+    def cut(self, reason: str) -> None:
+        """Ends it on this side, for this reason; what has come is still there to be taken."""
+        if self.state is not StreamState.ENDED:
+            self.end_reason = reason
+            self._finish()
+
+    def close(self) -> None:
+        """The caller wants no more."""
+        self.cut("unsubscribed")
+        self.inbox.clear()
+
+    def _finish(self) -> None:
+        self.state = StreamState.ENDED
+        self.retry_at = None
+        # Held runs are many; who keeps a finished subscription should not keep them.
+        self._held, self._before, self._told = {}, {}, {}
+        self._wanted.clear()
+        self._gone.clear()
+        self._settled.clear()
+
+    # What the server says
+
+    def snapshot(self, runs: Sequence[AnyRun], weight: float) -> None:
+        """A page of the runs that match now."""
+        self._snapshot_came = True
+        for run in runs:
+            told = self._told.get(run.id)
+            self._hold(run)
+            if told is None:
+                self.inbox.put_run(Entered(run), weight)
+            elif told != run:
+                self.inbox.put_run(Changed(run), weight)
+
+    def live(self, cursor: str, *, resumed: bool, truncated: bool) -> None:
+        """All that was before has been told."""
+        # Without a snapshot nothing says which runs are still there.
+        if not resumed and self._snapshot_came:
+            for run_id, run in self._before.items():
+                if run_id not in self._held:
+                    self.inbox.put_run(Left(run), 0)
+        self._before, self._told = {}, {}
+        self.state = StreamState.LIVE
+        self.was_live = True
+        self.refusals = 0
+        self.truncated = truncated
+        if resumed:
+            self._stats.resumes += 1
+        self.inbox.put(Live(resumed, truncated))
+        self.mark(cursor)
+
+    def mark(self, cursor: str) -> None:
+        """All that came before is covered by this cursor."""
+        self.cursor = cursor
+        if self._gone:
+            self._gone.clear()
+        # What waits for a fetch has not been shown: whoever stores the cursor
+        # and starts anew with it must get it again.
+        if self._wanted:
+            self._unmarked = cursor
+        else:
+            self.inbox.mark(cursor)
+
+    def change(self, kind: str, fields: dict[str, Any], weight: float) -> None:
+        """What has become of one run."""
+        self._stats.changes += 1
+        try:
+            if kind == "change":
+                self._changed(fields, weight)
+            elif kind == "enter":
+                self._entered(whole(fields), weight)
+            else:
+                self._left(fields)
+        except DecodeError as error:
+            self.fail(error)
+
+    def _changed(self, fields: dict[str, Any], weight: float) -> None:
+        run_id = fields["id"]
+        held = self._held.get(run_id)
+        if held is None:
+            if fields["version"] <= self._gone.get(run_id, 0):
+                self._stats.repeats_dropped += 1
+                return
+            self._wanted.setdefault(run_id, _Wanted()).changes.append((fields, weight))
+            return
+        version = fields["version"]
+        if version <= held.version:
+            self._stats.repeats_dropped += 1
+            return
+        if version != held.version + 1 and self.wish.delivery == "every":
+            # The server never does this; if it does, the count shows it.
+            self._stats.gaps += 1
+        run = merged(held, fields)
+        self._held[run_id] = run
+        if run.status is not held.status and run.is_final:
+            self._settle(run_id)
+        self.inbox.put_run(Changed(run), weight)
+
+    def _entered(self, run: AnyRun, weight: float) -> None:
+        held = self._held.get(run.id)
+        known = held.version if held is not None else self._gone.get(run.id, 0)
+        if run.version <= known:
+            self._stats.repeats_dropped += 1
+            return
+        self._wanted.pop(run.id, None)
+        self._hold(run)
+        self.inbox.put_run(Changed(run) if held is not None else Entered(run), weight)
+        self._settle_fetches()
+
+    def _left(self, fields: dict[str, Any]) -> None:
+        run_id, version = fields["id"], fields["version"]
+        self._wanted.pop(run_id, None)
+        held = self._held.get(run_id)
+        if held is not None and version >= held.version:
+            del self._held[run_id]
+            self._gone[run_id] = version
+            self.inbox.put_run(Left(merged(held, fields)), 0)
+        self._settle_fetches()
+
+    def batch_progress(self, batch: Batch) -> None:
+        """How far the batch is."""
+        self.batch = batch
+        self.inbox.put(BatchProgress(batch))
+
+    def reset(self, reason: str) -> None:
+        """What is held can't be gone on from; a snapshot follows and replaces it."""
+        self._stats.resets += 1
+        self.state = StreamState.JOINING
+        self.cursor = None
+        self._before.update(self._held)
+        self._told.clear()
+        self._held = {}
+        self._gone.clear()
+        self._wanted.clear()
+        self._unmarked = None
+        self._snapshot_came = False
+        self.inbox.put(Reset(reason))
+
+    def end(self, reason: str) -> None:
+        """Nothing more comes. What was asked for because of earlier changes is still told."""
+        if reason == "not_found":
+            self.fail(NotFound())
+        elif reason == "forbidden":
+            self.fail(refusal("forbidden", "the token does not cover this stream any more"))
+        elif reason not in ("completed", "deleted"):
+            self.fail(StreamEnded(reason))
+        elif self._wanted:
+            self._ending = reason
+        else:
+            self.end_reason = reason
+            self._finish()
+
+    def refused(self, error: Refused) -> None:
+        """The subscription was refused, for good."""
+        self.fail(error)
+
+    def later(self, at: float) -> None:
+        """The subscription was refused for now; it is asked for again then."""
+        self.state = StreamState.IDLE
+        self.id = None
+        self.refusals += 1
+        self.retry_at = at
+
+    # Runs that are not held
+
+    def wanted(self) -> list[str]:
+        """Runs to be fetched, each told once."""
+        if not self._wanted:
+            return []
+        asked = [run_id for run_id, wanted in self._wanted.items() if not wanted.in_flight]
+        for run_id in asked:
+            self._wanted[run_id].in_flight = True
+        self._stats.fetches += len(asked)
+        return asked
+
+    def wants(self, run_id: str) -> bool:
+        """Whether this run has been asked for and has not come."""
+        return run_id in self._wanted
+
+    def fetched(self, run_id: str, run: AnyRun | None) -> bool:
+        """A run that was asked for; None if there is none. False if it is too old, to be asked again."""
+        wanted = self._wanted[run_id]
+        if run is not None:
+            if run.version < wanted.changes[0][0]["version"]:
+                return False
+            del self._wanted[run_id]
+            if self._skipped:
+                run = msgspec.structs.replace(run, **self._skipped)
+            self._hold(run)
+            self.inbox.put_run(Entered(run), wanted.changes[0][1])
+            try:
+                for fields, weight in wanted.changes:
+                    if fields["version"] > run.version:
+                        self._changed(fields, weight)
+            except DecodeError as error:
+                self.fail(error)
+        else:
+            del self._wanted[run_id]
+        self._settle_fetches()
+        return True
+
+    def _settle_fetches(self) -> None:
+        # Cursors and the end have waited for the fetches.
+        if self._wanted or self.state is StreamState.ENDED:
+            return
+        if self._unmarked is not None:
+            self.inbox.mark(self._unmarked)
+            self._unmarked = None
+        if self._ending is not None:
+            self.end_reason = self._ending
+            self._finish()
+
+    # Runs that are
+
+    def _hold(self, run: AnyRun) -> None:
+        self._held[run.id] = run
+        if run.is_final:
+            self._settle(run.id)
+
+    def _settle(self, run_id: str) -> None:
+        # Final runs hardly change any more. Should one do so after it was let go, it
+        # is fetched like any run that is not held.
+        self._settled.append(run_id)
+        while len(self._held) > self._max_held and self._settled:
+            self._held.pop(self._settled.popleft(), None)
+        if len(self._settled) > 2 * self._max_held:
+            self._settled.popleft()
+
+
+FIELD_NAMES_DEFAULTS: Final[Mapping[str, Any]] = {
+    info.name: (
+        info.default_factory()
+        if info.default_factory is not msgspec.NODEFAULT
+        else (None if info.default is msgspec.NODEFAULT else info.default)
+    )
+    for info in msgspec.structs.fields(AnyRun)
+}
