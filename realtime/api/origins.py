@@ -1,0 +1,135 @@
+"""What the web asks of a server: who may call it out of a browser's page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from realtime.api.problems import Problem
+from realtime.settings import is_loopback
+
+EXPOSED: Final = "Runstream-Token, Retry-After, ETag, Content-Disposition"
+_METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE"
+_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Cache-Control"
+_PREFLIGHT_S: Final = "7200"
+
+
+class Origins:
+    """Lets browsers' pages call where that is meant, over HTTP and WebSocket alike.
+
+    While the server is open to everybody on this machine, a page of another site must not act
+    as them: requests with a foreign `Origin`, or a `Host` that is not this machine's (a name
+    that was made to point here), are refused. With keys every origin may call, since no
+    browser sends a key by itself; a setting narrows it.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, is_open: Callable[[], bool], allowed: tuple[str, ...]
+    ) -> None:
+        self._app = app
+        self._is_open = is_open
+        self._any = "*" in allowed
+        self._allowed = frozenset(allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        refused = self._refusal(scope, headers, origin)
+        if refused is not None:
+            await self._refuse(refused, scope, receive, send)
+            return
+        if scope["type"] == "websocket" or origin is None:
+            await self._app(scope, receive, send)
+            return
+        allow = self._allow_origin(origin)
+        if (
+            allow is not None
+            and scope["method"] == "OPTIONS"
+            and "access-control-request-method" in headers
+        ):
+            response = Response(status_code=204, headers=self._preflight(allow))
+            await response(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                answer.add_vary_header("Origin")
+                if allow is not None:
+                    answer["Access-Control-Allow-Origin"] = allow
+                    answer["Access-Control-Expose-Headers"] = EXPOSED
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope, headers: Headers, origin: str | None) -> str | None:
+        if self._is_open():
+            client = scope.get("client")
+            if client is not None and client[0] and not is_loopback(client[0]):
+                return "no API key is configured: only this machine may call"
+            if not is_loopback(_host(headers.get("host", ""))):
+                return "no API key is configured: the Host must be this machine's, like localhost"
+            if origin is not None and not (
+                is_loopback(_origin_host(origin)) or origin in self._allowed
+            ):
+                return "no API key is configured: pages of other origins may not call"
+            return None
+        if (
+            # A browser asks nobody before it opens a WebSocket.
+            scope["type"] == "websocket"
+            and origin is not None
+            and self._allow_origin(origin) is None
+            and not _same(origin, headers.get("host", ""))
+        ):
+            return "pages of this origin may not call"
+        return None
+
+    def _allow_origin(self, origin: str) -> str | None:
+        if self._is_open():
+            return origin  # it was looked at before
+        if self._any:
+            return "*"
+        return origin if origin in self._allowed else None
+
+    def _preflight(self, allow: str) -> dict[str, str]:
+        return {
+            "Access-Control-Allow-Origin": allow,
+            "Access-Control-Allow-Methods": _METHODS,
+            "Access-Control-Allow-Headers": _HEADERS,
+            "Access-Control-Max-Age": _PREFLIGHT_S,
+            "Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
+        }
+
+    async def _refuse(self, why: str, scope: Scope, receive: Receive, send: Send) -> None:
+        response = Problem("forbidden", why).response()
+        if scope["type"] == "http" or "websocket.http.response" in scope.get("extensions", {}):
+            await response(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+
+def _host(host: str) -> str:
+    """The name or address of a Host header, without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0][1:]
+    return host.partition(":")[0]
+
+
+def _origin_host(origin: str) -> str:
+    try:
+        parts = urlsplit(origin)
+        return (parts.hostname or "") if parts.scheme in ("http", "https") else ""
+    except ValueError:
+        return ""
+
+
+def _same(origin: str, host: str) -> bool:
+    return origin.partition("://")[2] == host

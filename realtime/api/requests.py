@@ -1,0 +1,184 @@
+"""Reads a request: its body with a bound, its query strictly, both into typed values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.requests import Request
+
+from realtime.api.problems import FieldError, Problem, bad_request, too_large, unprocessable
+
+T = TypeVar("T")
+
+AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time with its offset from UTC, as RFC 3339 has it."""
+
+_PLACE: Final = re.compile(r" - at `\$(.*)`$", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING: Final = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
+_ERRORS_MAX: Final = 20
+_SHOWN_CHARS: Final = 200
+_DEEP: Final = "nested too deep"
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, of which never much more than `limit` is held. Raises 413 beyond."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and (len(length) > 18 or int(length) > limit):
+        raise too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    # What the header says proves nothing, and a chunked body has none.
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def parse_json(body: bytes) -> Any:
+    """Any JSON value. Raises 400 for what is none, 422 for what no program should have to read."""
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.ValidationError as error:  # a number that nothing holds
+        raise unprocessable([field_error(error)]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        said = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise bad_request(f"the body is not JSON: {_shown(said)}") from None
+    except RecursionError:
+        raise unprocessable([FieldError("", _DEEP)]) from None
+
+
+def fit(value: Any, type_: type[T], *, path: str = "", lax: bool = False) -> T:
+    """The value as that type. Raises 422 with each field that does not fit, below `path`."""
+    try:
+        return msgspec.convert(value, type_, strict=not lax)
+    except msgspec.ValidationError as error:
+        raise unprocessable(_all_errors(value, type_, path, error, lax)) from None
+    except RecursionError:
+        raise unprocessable([FieldError(path, _DEEP)]) from None
+
+
+def field_error(error: msgspec.ValidationError, below: str = "") -> FieldError:
+    """What msgspec says, with the place apart."""
+    message = str(error)
+    found = _PLACE.search(message)
+    path = ""
+    if found:
+        message = message[: found.start()]
+        path = found.group(1).replace("[", ".").replace("]", "").strip(".")
+    for pattern, said in ((_UNKNOWN, "is not known here"), (_MISSING, "is missing")):
+        if name := pattern.match(message):
+            path = f"{path}.{name.group(1)}"
+            message = said
+    path = f"{below}.{path}".strip(".")
+    return FieldError(_shown(path), _shown(message.replace("`", "")))
+
+
+def _all_errors(
+    value: Any, type_: type[Any], path: str, first: msgspec.ValidationError, lax: bool
+) -> list[FieldError]:
+    """The errors of an object's fields, each looked at alone; msgspec stops at the first."""
+    found = [field_error(first, path)]
+    if not isinstance(value, dict) or not issubclass(type_, msgspec.Struct):
+        return found
+    hints = get_type_hints(type_, include_extras=True)
+    fields = {each.encode_name: each for each in msgspec.structs.fields(type_)}
+    for name, each in fields.items():
+        below = f"{path}.{name}".strip(".")
+        if name in value:
+            try:
+                msgspec.convert(value[name], hints[each.name], strict=not lax)
+            except msgspec.ValidationError as error:
+                found.append(field_error(error, below))
+        elif each.required:
+            found.append(FieldError(below, "is missing"))
+    found.extend(
+        FieldError(_shown(f"{path}.{name}".strip(".")), "is not known here")
+        for name in value
+        if name not in fields
+    )
+    return list(dict.fromkeys(found))[:_ERRORS_MAX]
+
+
+def parse_query(request: Request, type_: type[T]) -> T:
+    """The query as a struct. Raises 400: for an unknown parameter, for one that stands twice
+    where it means something once, and for a value that does not fit."""
+    raw: bytes = request.scope.get("query_string", b"")
+    try:
+        pairs = parse_qsl(
+            raw.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=1_000,
+        )
+    except ValueError:
+        raise bad_request("the query is not a list of name=value in UTF-8") from None
+    parameters = _parameters(type_)  # type: ignore[arg-type]  # a type is hashable
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        kinds = parameters.get(name)
+        if kinds is None:
+            raise bad_request(f"there is no query parameter {_shown(name)!r}")
+        if "\0" in value:
+            raise bad_request(f"{name}: must not hold NUL")
+        if list in kinds:
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            raise bad_request(f"{name}: is given twice")
+        else:
+            values[name] = _plain(name, value, kinds)
+    try:
+        return fit(values, type_, lax=True)
+    except Problem as problem:
+        raise bad_request(problem.detail) from None
+
+
+@cache
+def _parameters(type_: type[Any]) -> dict[str, frozenset[Any]]:
+    """Each parameter of a query with the types that its value may have."""
+    hints = get_type_hints(type_)
+    return {
+        each.encode_name: frozenset(
+            get_origin(kind) or kind for kind in (get_args(hints[each.name]) or [hints[each.name]])
+        )
+        if get_origin(hints[each.name]) is not list
+        else frozenset({list})
+        for each in msgspec.structs.fields(type_)
+    }
+
+
+def _plain(name: str, value: str, kinds: frozenset[Any]) -> Any:
+    """The text of one parameter, or what msgspec's lax reading would take for another."""
+    if datetime in kinds:
+        # Who forgets to escape the + of a time's offset has sent a space.
+        spaced = re.sub(r"^(\d{4}-\d\d-\d\dT[\d:.]+) (\d\d:\d\d)$", r"\1+\2", value)
+        try:
+            return msgspec.convert(spaced, AwareTime).astimezone(UTC)
+        except (msgspec.ValidationError, OverflowError):
+            raise bad_request(f"{name}: must be a time like 2026-01-31T12:00:00Z") from None
+    if str not in kinds and value.strip().lower() == "null":
+        raise bad_request(f"{name}: must not be null")
+    return value
+
+
+def idempotency_key(headers: Mapping[str, str]) -> str | None:
+    """The `Idempotency-Key` of a command. Raises 400 for one that cannot be one."""
+    key = headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
+        raise bad_request("Idempotency-Key: 1 to 255 printable ASCII characters")
+    return key
+
+
+def _shown(text: str) -> str:
+    """Text out of a request, fit to stand in an answer."""
+    return text[:_SHOWN_CHARS].encode(errors="backslashreplace").decode()

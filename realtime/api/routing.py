@@ -1,0 +1,301 @@
+"""How an HTTP call is carried out: who calls, what is asked, and what is answered."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from realtime.api import problems
+from realtime.api.bodies import NoBody, NoQuery
+from realtime.api.problems import Problem
+from realtime.api.requests import fit, idempotency_key, parse_json, parse_query, read_body
+from realtime.auth import Authority, Forbidden, Grant
+from realtime.settings import Settings
+from store.commands import Command, Done, Limits, Submission
+from store.errors import StoreError
+from store.model import Batch, Change, Run, RunQuery, wire_run
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_PREFIXES: Final = {"run": "run_", "batch": "batch_", "token": "tok_"}
+_ID: Final = re.compile(r"[a-z]+_[0-9a-hjkmnp-tv-z]{26}")
+
+
+class Store(Protocol):
+    """What the HTTP side needs of the run store."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    async def execute(self, submission: Submission) -> list[Done | StoreError]: ...
+
+    async def get_run(self, project: str, run_id: str) -> Run: ...
+
+    async def list_runs(self, query: RunQuery) -> tuple[list[Run], int | None]: ...
+
+    async def history(
+        self, project: str, run_id: str, after_version: int, limit: int
+    ) -> tuple[list[Change], int | None]: ...
+
+    async def get_batch(self, project: str, batch_id: str) -> Batch: ...
+
+    async def heartbeat(self, project: str, run_id: str) -> None: ...
+
+
+class RequestMetrics(Protocol):
+    """Who counts the requests."""
+
+    def http_request(self, route: str, method: str, status: int, seconds: float) -> None: ...
+
+
+class Health(Protocol):
+    """What a process knows of its own parts."""
+
+    @property
+    def draining(self) -> bool: ...
+
+    @property
+    def broker(self) -> str:
+        """`ok` or `degraded`."""
+        ...
+
+    async def check_database(self) -> None:
+        """Raises Unavailable if it cannot be read."""
+        ...
+
+    def metrics_text(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the calls work with."""
+
+    store: Store
+    authority: Authority
+    settings: Settings
+    metrics: RequestMetrics
+    health: Health
+
+
+SMALL: Final = 65_536
+"""The longest body where there is next to nothing to say."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP call by somebody whose key or token was good."""
+
+    request: Request
+    services: Services
+    grant: Grant
+
+    @property
+    def store(self) -> Store:
+        return self.services.store
+
+    @property
+    def project(self) -> str:
+        return self.grant.project
+
+    def id(self, what: str) -> str:
+        """The id in the path. Raises 404 for one that is none of ours."""
+        id: str = self.request.path_params["id"]
+        if not (id.startswith(_PREFIXES[what]) and _ID.fullmatch(id)):
+            raise problems.not_found(what)
+        return id
+
+    def query(self, type_: type[T]) -> T:
+        return parse_query(self.request, type_)
+
+    async def raw_body(self, limit: int) -> bytes:
+        """The body's bytes. Raises 413 for more than `limit` or than any call takes."""
+        return await read_body(self.request, min(limit, self.services.settings.body_bytes))
+
+    def parse(self, raw: bytes, type_: type[T]) -> T:
+        """The body as that type; an empty one counts as an empty object."""
+        return fit(parse_json(raw) if raw else {}, type_)
+
+    async def no_body(self) -> None:
+        """Reads the body of a call that takes none: nothing, or an empty object."""
+        self.parse(await self.raw_body(SMALL), NoBody)
+
+    def writer(self) -> None:
+        """Goes no further for somebody who may only read."""
+        if not self.grant.may_write:
+            raise Forbidden("this needs an API key with full rights")
+
+    async def execute(
+        self, *commands: Command, raw: bytes = b"", atomic: bool = False
+    ) -> list[Done | StoreError]:
+        """Has the commands carried out; `raw` is the body they came in."""
+        key = idempotency_key(self.request.headers)
+        fingerprint = ""
+        if key is not None:
+            url = self.request.url
+            said = f"{self.request.method}\n{url.path}\n{url.query}\n".encode()
+            fingerprint = hashlib.sha256(said + raw).hexdigest()
+        return await self.store.execute(
+            Submission(
+                project=self.project,
+                commands=commands,
+                atomic=atomic,
+                key=key,
+                fingerprint=fingerprint,
+            )
+        )
+
+    async def execute_one(self, command: Command, raw: bytes = b"") -> Done:
+        """Has one command carried out. Raises the StoreError that refuses it."""
+        outcome = (await self.execute(command, raw=raw))[0]
+        if isinstance(outcome, StoreError):
+            raise outcome
+        return outcome
+
+
+Handle = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One method of one resource, with what /openapi.json says of it."""
+
+    name: str
+    summary: str
+    handle: Handle
+    answers: Mapping[int, Any]
+    """Status to the answer's type; None is an empty one."""
+    body: Any = None
+    query: type[Any] = NoQuery
+    problems: tuple[int, ...] = ()
+    """Statuses of problems besides those that every call may have."""
+    gives_token: bool = False
+    is_command: bool = False
+    is_public: bool = False
+    """Whoever asks is answered, without a key."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One path and what may be done there."""
+
+    path: str
+    tag: str
+    methods: Mapping[str, Operation] = field(default_factory=dict)
+
+    def route(self, services: Services) -> Route:
+        return Route(self.path, _Endpoint(self, services), name=self.path)
+
+
+class _Endpoint:
+    """The ASGI application of one resource."""
+
+    def __init__(self, resource: Resource, services: Services) -> None:
+        self._resource = resource
+        self._services = services
+        methods = set(resource.methods) | {"OPTIONS"}
+        if "GET" in methods:
+            methods.add("HEAD")
+        self._allow = ", ".join(sorted(methods))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        began = time.perf_counter()
+        response = await self._answer(request)
+        if response is None:
+            return
+        if request.method == "HEAD":
+            response.body = b""  # Content-Length stays that of the GET
+        await response(scope, receive, send)
+        self._services.metrics.http_request(
+            self._resource.path,
+            request.method if request.method in _METHODS else "other",
+            response.status_code,
+            time.perf_counter() - began,
+        )
+
+    async def _answer(self, request: Request) -> Response | None:
+        skip: frozenset[str] = frozenset()
+        try:
+            method = "GET" if request.method == "HEAD" else request.method
+            if method == "OPTIONS":
+                return Response(status_code=204, headers={"Allow": self._allow})
+            operation = self._resource.methods.get(method)
+            if operation is None:
+                raise Problem(
+                    "method_not_allowed",
+                    f"{self._resource.path} takes {self._allow}",
+                    headers={"Allow": self._allow},
+                )
+            grant = _NOBODY
+            if not operation.is_public:
+                grant = await self._services.authority.grant(bearer(request))
+            skip = grant.skip
+            if operation.query is NoQuery and not operation.is_public:
+                parse_query(request, NoQuery)
+            return await operation.handle(Call(request, self._services, grant))
+        except ClientDisconnect:
+            return None
+        except Exception as error:
+            return answer_to(error, skip)
+
+
+_NOBODY: Final = Grant(project="")
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def bearer(request: Request) -> str | None:
+    """The key or token of the request, None if it brought none."""
+    values = request.headers.getlist("authorization")
+    if not values:
+        return None
+    scheme, _, token = values[0].partition(" ")
+    if len(values) > 1 or scheme.lower() != "bearer" or not token.strip():
+        # Something was sent, and it was no key: that is not the same as nothing.
+        return ""
+    return token.strip()
+
+
+def answer_to(error: Exception, skip: frozenset[str] = frozenset()) -> Response:
+    """The answer to whoever ran into the error; what nobody foresaw is logged, not told."""
+    problem = problems.of(error)
+    if problem is None:
+        id = secrets.token_hex(6)
+        log.error("request %s failed", id, exc_info=error)
+        problem = Problem("internal", f"something went wrong here; the log has it under {id}")
+    return problem.response(skip)
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def answer(value: Any, status: int = 200, *, token: str | None = None) -> Response:
+    """The value as JSON."""
+    headers = {"Cache-Control": "no-store"}
+    if token is not None:
+        headers["Runstream-Token"] = token
+    return Response(_encoder.encode(value), status, headers=headers, media_type="application/json")
+
+
+def shown(run: Run, grant: Grant) -> dict[str, Any]:
+    """The run as this caller may see it."""
+    return wire_run(run, grant.skip)
+
+
+def run_of(done: Done) -> Run:
+    """The run of an outcome that has one."""
+    assert done.run is not None
+    return done.run
