@@ -44,6 +44,7 @@ from runstream.models import (
     Webhook,
     Workflow,
 )
+from runstream.report import Report, ReportedRun, current_run
 from runstream.resources import Created, Listing, MadeBatch, Page
 from runstream.session import State, Timing
 from runstream.stream import Stats
@@ -83,6 +84,8 @@ __all__ = [
     "PlannedRun",
     "ProtocolError",
     "Refused",
+    "Report",
+    "ReportedRun",
     "Reset",
     "Run",
     "RunError",
@@ -103,4 +106,5 @@ __all__ = [
     "Unprocessable",
     "Webhook",
     "Workflow",
+    "current_run",
 ]

@@ -7,14 +7,15 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Final, Self, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
-from runstream.commands import RunOptions
+from runstream.commands import NewRun, RunOptions
 from runstream.connection import Connection, log
 from runstream.credentials import Credentials, TokenProvider
 from runstream.http import Http
 from runstream.models import AnyRun, AnyTask, Run, Task
+from runstream.report import ENTRY_S, FLUSH_S, Report
 from runstream.resources import (
     Artifacts,
     Batches,
@@ -67,17 +68,17 @@ class Runstream(Subscribing):
             credentials = Credentials(None, token)
         else:
             credentials = Credentials(api_key if token is None else token, None)
-        self._http = Http(url, credentials, timeout_s=timeout_s, ssl_context=ssl_context)
+        self.http: Final = Http(url, credentials, timeout_s=timeout_s, ssl_context=ssl_context)
         self._listeners: list[Callable[[State], None]] = [] if on_state is None else [on_state]
         self._closed = False
-        self.runs = Runs(self._http)
-        self.batches = Batches(self._http)
-        self.workflows = Workflows(self._http)
-        self.jobs = Jobs(self._http)
-        self.job_runs = JobRuns(self._http)
-        self.artifacts = Artifacts(self._http)
-        self.webhooks = Webhooks(self._http)
-        self.tokens = Tokens(self._http)
+        self.runs = Runs(self.http)
+        self.batches = Batches(self.http)
+        self.workflows = Workflows(self.http)
+        self.jobs = Jobs(self.http)
+        self.job_runs = JobRuns(self.http)
+        self.artifacts = Artifacts(self.http)
+        self.webhooks = Webhooks(self.http)
+        self.tokens = Tokens(self.http)
         self._connection = Connection(
             url,
             credentials,
@@ -104,7 +105,7 @@ class Runstream(Subscribing):
         try:
             await self._connection.aclose()
         finally:
-            await self._http.aclose()
+            await self.http.aclose()
 
     # How the connection stands
 
@@ -192,3 +193,51 @@ class Runstream(Subscribing):
         that comes with it.
         """
         return (await self.runs.create(task, payload, **options)).run
+
+    # Reporting
+
+    @overload
+    def report(
+        self,
+        work: Task[P, O],
+        payload: P | None = None,
+        *,
+        entry_s: float = ENTRY_S,
+        flush_s: float = FLUSH_S,
+        **options: Unpack[RunOptions],
+    ) -> Report[P, O]: ...
+    @overload
+    def report(
+        self, work: Run[P, O], *, entry_s: float = ENTRY_S, flush_s: float = FLUSH_S
+    ) -> Report[P, O]: ...
+    @overload
+    def report(
+        self,
+        work: str,
+        payload: Any = None,
+        *,
+        entry_s: float = ENTRY_S,
+        flush_s: float = FLUSH_S,
+        **options: Unpack[RunOptions],
+    ) -> Report[Any, Any]: ...
+    def report(
+        self,
+        work: AnyTask | str | AnyRun,
+        payload: Any = None,
+        *,
+        entry_s: float = ENTRY_S,
+        flush_s: float = FLUSH_S,
+        **options: Unpack[RunOptions],
+    ) -> Report[Any, Any]:
+        """Reports a job as a run: `async with client.report(task, payload) as run:`.
+
+        Or on a function, each call of which is then a run: `@client.report(task)`. With a
+        run instead of a task, one from `runs.claim` say, that run is reported on.
+
+        The job never waits for the server or fails because of it: at the entry for
+        `entry_s` at most, and at the end for `flush_s`, until what was said has been sent.
+        What cannot be said then is lost, and a log says so.
+        """
+        # Unknown options are a mistake of the caller's, to be told now and not in a log.
+        NewRun("", **options)
+        return Report(self.http, work, payload, options, entry_s=entry_s, flush_s=flush_s)

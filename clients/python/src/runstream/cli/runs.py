@@ -1,0 +1,82 @@
+"""`runstream runs`: a list."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runstream.cli.board import STYLES, progress_of
+from runstream.cli.server import Server, carry_out, server_options
+from runstream.models import AnyRun, RunStatus
+
+
+@click.command()
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice([status.value for status in RunStatus], case_sensitive=False),
+    help="May be repeated: any of them.",
+)
+@click.option("--tag", "tags", multiple=True, help="May be repeated: all of them.")
+@click.option("--task", "tasks", multiple=True, help="May be repeated: any of them.")
+@click.option("--batch", help="The runs of this batch.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="JSON lines.")
+@server_options
+@click.pass_obj
+def runs(
+    server: Server,
+    statuses: tuple[str, ...],
+    tags: tuple[str, ...],
+    tasks: tuple[str, ...],
+    batch: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Lists runs, the newest first."""
+
+    async def work() -> list[AnyRun]:
+        async with server.client() as client:
+            found: list[AnyRun] = []
+            listing = client.runs.list(
+                statuses=[RunStatus(status.upper()) for status in statuses],
+                tags=tags,
+                tasks=tasks or None,
+                batch_id=batch,
+                limit=min(limit, 1000),
+            )
+            async for one in listing:
+                found.append(one)
+                if len(found) == limit:
+                    break
+            return found
+
+    found = carry_out(work, server)
+    if as_json:
+        for one in found:
+            click.echo(msgspec.json.encode(one))
+        return
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for title in ("ID", "TASK", "STATUS", "PROGRESS", "TAGS", "CREATED"):
+        table.add_column(title, no_wrap=title in ("ID", "STATUS"), overflow="fold")
+    for one in found:
+        table.add_row(*_row(one))
+    console.print(table if found else "no runs")
+
+
+def _row(one: AnyRun) -> tuple[Text, ...]:
+    progress = progress_of(one)
+    style = STYLES.get(one.status, "red" if one.is_failed else "")
+    return (
+        Text(one.id),
+        Text(one.task_identifier),
+        Text(one.status.value, style=style),
+        Text("" if progress is None else f"{progress:.0%}"),
+        Text(", ".join(one.tags)),
+        Text(one.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")),
+    )
