@@ -123,7 +123,8 @@ def open_broker(
     """The broker for that URL, not started; ValueError for a URL that makes no sense.
 
     None or `memory://`: the memory of this process. `redis://`, `rediss://` (TLS): Redis or
-    Valkey.
+    Valkey. `redis+cluster://`, `rediss+cluster://`: sharded pub/sub on a cluster, any of whose
+    nodes the URL names.
 
     Processes hear each other exactly if they share the namespace. Two databases on one Redis
     need two of them: the hints of one mean nothing, or worse, to the readers of the other.
@@ -139,7 +140,12 @@ def open_broker(
             from store.broker.redis import RedisBroker
 
             return RedisBroker(str(url), namespace=namespace, metrics=metrics)
+        case "redis+cluster" | "rediss+cluster":
+            from store.broker.redis import ClusterBroker
+
+            return ClusterBroker(str(url), namespace=namespace, metrics=metrics)
         case _:
             raise ValueError(
-                f"a broker's URL begins with memory://, redis:// or rediss://, not {scheme}://"
+                f"a broker's URL begins with memory://, redis://, rediss://, redis+cluster:// "
+                f"or rediss+cluster://, not {scheme}://"
             )

@@ -76,7 +76,7 @@ class PubSub(ABC):
             raise RuntimeError("a broker is started once")
         self._inbox.open(listener)
         self._metrics.state(ok=False)
-        self._task = asyncio.create_task(self._run(), name=f"broker {self._address}")
+        self._task = asyncio.create_task(self._keep_running(), name=f"broker {self._address}")
 
     async def close(self) -> None:
         self._closed = True
@@ -88,8 +88,6 @@ class PubSub(ABC):
         task.cancel()
         # Not `await task`: that could not tell its cancellation from ours.
         await asyncio.wait((task,))
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("the broker had failed", exc_info=error)
 
     def publish(self, hints: Sequence[Hint]) -> None:
         if self._task is None or self._closed:
@@ -167,13 +165,23 @@ class PubSub(ABC):
 
     def changed(self) -> None:
         ok = not self._closed and self._links_are_ok()
-        state = BrokerState.OK if ok else BrokerState.DEGRADED
-        if state is not self._state:
-            self._state = state
-            self._metrics.state(ok=state is BrokerState.OK)
-            log.info("the broker at %s is %s", self._address, state)
+        if ok == (self._state is BrokerState.OK):
+            return
+        self._state = BrokerState.OK if ok else BrokerState.DEGRADED
+        self._metrics.state(ok=ok)
+        if not self._closed:
+            log.info("the broker at %s is %s", self._address, self._state)
 
     # How it is done.
+
+    async def _keep_running(self) -> None:
+        while True:
+            try:
+                await self._run()
+            except Exception:
+                # None is known. One would otherwise be the silent end of all hints.
+                log.exception("the broker at %s failed and begins anew", self._address)
+            await asyncio.sleep(self._tuning.redial_most_s)
 
     def _publish(self, channel: bytes, hints: Sequence[Hint]) -> None:
         link = self._link_of(channel)

@@ -86,7 +86,7 @@ class Link:
             tuning,
             metrics,
             sharded=sharded,
-            moved=owner.misplaced,
+            refused=owner.misplaced,
             demoted=self._demoted,
         )
 
@@ -115,18 +115,10 @@ class Link:
             self._judge()
 
     async def run(self) -> None:
-        while True:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._listen())
-                    group.create_task(self._publisher.run())
-                    group.create_task(self._watch())
-            except* Exception:
-                # None is known. One would otherwise be the silent end of all hints.
-                log.exception("the link to Redis at %s failed", self.address)
-            finally:
-                self._down("stopped")
-            await asyncio.sleep(self._tuning.redial_most_s)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            group.create_task(self._publisher.run())
+            group.create_task(self._watch())
 
     # What a subscriber tells.
 
@@ -248,6 +240,7 @@ class Link:
 
     def _demoted(self) -> None:
         self._renew("it is a replica: what is published to it stays there")
+        self._owner.misplaced()
 
     def _renew(self, why: str) -> None:
         """Both connections anew."""

@@ -59,17 +59,18 @@ class Publisher:
         metrics: BrokerMetrics,
         *,
         sharded: bool = False,
-        moved: Callable[[], None] = lambda: None,
+        refused: Callable[[], None] = lambda: None,
         demoted: Callable[[], None] = lambda: None,
     ) -> None:
-        """`moved()`: another node has the channel's slot. `demoted()`: this one is a replica."""
+        """`refused()`: the server would not publish a message; perhaps its channel's slot is
+        another node's. `demoted()`: the server is a replica."""
         self.away = False
         """The last dial failed: whoever encodes may spare itself the work."""
         self._address = address
         self._tuning = tuning
         self._metrics = metrics
         self._command = "SPUBLISH" if sharded else "PUBLISH"
-        self._moved = moved
+        self._refused = refused
         self._demoted = demoted
         self._client = connect(address, tuning)
         self._queue: deque[Outgoing] = deque()
@@ -108,6 +109,7 @@ class Publisher:
         again = False
         try:
             while True:
+                heed_cancellation()
                 await self._work.wait()
                 pipeline = self._take()
                 try:
@@ -148,9 +150,8 @@ class Publisher:
         for outgoing, answer in zip(pipeline, answers, strict=True):
             if isinstance(answer, RedisError):
                 self._metrics.dropped(outgoing.hints, "refused")
-                if isinstance(answer, MovedError):
-                    self._moved()
-                else:
+                self._refused()
+                if not isinstance(answer, MovedError):
                     self._complain(answer)
             else:
                 self._metrics.published(outgoing.hints)
@@ -165,6 +166,7 @@ class Publisher:
     async def _dial(self, backoff: Backoff, stood_s: float) -> None:
         """Comes back once the server answers again."""
         while True:
+            heed_cancellation()
             await asyncio.sleep(backoff.next_s(stood_s))
             stood_s = 0.0
             try:
@@ -234,3 +236,14 @@ def connect(address: Address, tuning: Tuning) -> Redis:
         retry=Retry(NoBackoff(), 0),
         **({} if address.tls is None else address.tls.client_options()),
     )
+
+
+def heed_cancellation() -> None:
+    """Raises CancelledError if this task was cancelled and somebody has kept that to himself.
+
+    The client library waits by `asyncio.wait_for`, which until Python 3.12 forgets a cancellation
+    that comes in the turn in which its wait is over; whoever cancelled us would wait for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
