@@ -18,9 +18,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from store.errors import Conflict, Invalid, NotFound, TooLarge, TransitionRefused, VersionConflict
+from store.errors import Conflict, Invalid, NotFound, TooLarge, VersionConflict
 from store.jsonvalue import MAX_INTEGER, check_json, is_text, json_size, same
-from store.lifecycle import LEADS_TO, NEXT, Timer, advance, due, is_final, revised
+from store.lifecycle import LEADS_TO, Timer, advance, due, is_final, revised
 from store.metadata import MetadataOp, MetadataOperation, merge_patch, mutate
 from store.model import WIRE_FIELDS, Batch, Run, RunStatus, wire_value
 
@@ -506,19 +506,16 @@ def _update(
         raise VersionConflict(run, command.if_version)
 
     to: RunStatus | None = None
-    delayed_until: datetime | None = None
-    if command.delay_until is not UNSET and command.delay_until != run.delayed_until:
-        delayed_until = command.delay_until.astimezone(UTC)
+    until = None if command.delay_until is UNSET else command.delay_until.astimezone(UTC)
     if command.status is not UNSET and command.status != run.status:
         to = command.status
-        if to not in NEXT[run.status]:
-            raise TransitionRefused(run, to)
-        if command.delay_until is not UNSET:
-            delayed_until = command.delay_until.astimezone(UTC)
-    elif delayed_until is not None:
+    elif until is not None and until != run.delayed_until:
         if run.status != RunStatus.DELAYED:
             raise Conflict(f"run {run.id} is {run.status}; only a DELAYED run can be moved", run)
         to = RunStatus.DELAYED
+    # First of all the step: whoever asks for one that there is not has misjudged the run, and
+    # what else does not fit follows from that.
+    stepped = None if to is None else advance(run, to, at, delayed_until=until)
 
     wanted: dict[str, Any] = {}
     if command.output is not UNSET:
@@ -533,7 +530,7 @@ def _update(
         wanted["cost_in_cents"] = float(command.cost_in_cents)
     if command.base_cost_in_cents is not UNSET:
         wanted["base_cost_in_cents"] = float(command.base_cost_in_cents)
-    return _settle(run, wanted, at, limits, to, delayed_until)
+    return _settle(run, wanted, at, limits, stepped)
 
 
 def _tags(run: Run, command: UpdateRun, limits: Limits) -> tuple[str, ...]:
@@ -586,17 +583,15 @@ def _settle(
     wanted: dict[str, Any],
     at: datetime,
     limits: Limits,
-    to: RunStatus | None = None,
-    delayed_until: datetime | None = None,
+    stepped: Run | None = None,
 ) -> tuple[Run, dict[str, Any]]:
-    """The run with the wanted fields, after the step if there is one."""
+    """The run with the wanted fields; `stepped` is the run after its step, if it makes one."""
     fields = {name: value for name, value in wanted.items() if not same(getattr(run, name), value)}
     if is_final(run.status):
         _check_afterwards(run, fields, at)
     if "metadata" in fields:
         _check_size("metadata", fields["metadata"], limits.metadata_bytes)
-    if to is not None:
-        stepped = advance(run, to, at, delayed_until=delayed_until)
+    if stepped is not None:
         return _finish(run, replace(stepped, **fields) if fields else stepped)
     if fields:
         return _finish(run, revised(run, at, **fields))

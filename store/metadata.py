@@ -42,15 +42,15 @@ def merge_patch(target: Any, patch: Any) -> Any:
     merged = dict(target) if isinstance(target, dict) else {}
     touched = not isinstance(target, dict)
     for key, value in patch.items():
-        present = key in merged
         if value is None:
-            if present:
+            if key in merged:
                 del merged[key]
                 touched = True
             continue
+        # A missing key is like null here: what is put in its place is never null.
         old = merged.get(key)
         new = merge_patch(old, value)
-        if not present or new is not old:
+        if new is not old:
             merged[key] = new
             touched = True
     return merged if touched else target

@@ -148,8 +148,9 @@ def test_work_that_has_begun_already_is_in_its_first_attempt() -> None:
 def test_a_delay_is_kept_in_utc() -> None:
     berlin = timezone(timedelta(hours=1))
     run = created(delay_until=(AT + seconds(60)).astimezone(berlin))
-    assert run.delayed_until is not None
-    assert run.delayed_until.tzinfo is UTC
+    moved, _ = updated(run, delay_until=(AT + seconds(90)).astimezone(berlin))
+    for version, until in ((run, AT + seconds(60)), (moved, AT + seconds(90))):
+        assert repr(version.delayed_until) == repr(until)
 
 
 def test_a_child_knows_its_root_and_depth() -> None:
@@ -393,9 +394,10 @@ def test_an_output_changes_if_it_is_another_json_value(old: Any, new: Any, chang
 def test_an_update_for_another_version_is_refused_first() -> None:
     """Before the lifecycle: whoever says a version has decided by what it was then."""
     run = a_run(status=COMPLETED, version=5)
-    with pytest.raises(VersionConflict) as refused:
-        updated(run, status=EXECUTING, if_version=4)
-    assert refused.value.run is run
+    for version in (4, 6, 0, 10**30):
+        with pytest.raises(VersionConflict) as refused:
+            updated(run, status=EXECUTING, if_version=version)
+        assert (refused.value.run, refused.value.expected) == (run, version)
     assert updated(run, status=COMPLETED, if_version=5) == (run, {})
 
 
@@ -413,10 +415,11 @@ def test_cancelling_is_refused_after_another_end_and_repeated_after_itself(
 
 
 def test_a_refused_transition_shows_the_run_as_it_stands() -> None:
-    run = a_run()
-    with pytest.raises(TransitionRefused) as refused:
-        updated(run, status=COMPLETED, output=1, metadata={"progress": 1})
-    assert refused.value.run is run
+    for status in (QUEUED, FAILED):
+        run = a_run(status=status)
+        with pytest.raises(TransitionRefused) as refused:
+            updated(run, status=COMPLETED, output=1, metadata={"progress": 1}, cost_in_cents=1)
+        assert refused.value.run is run
 
 
 def test_a_time_alone_moves_a_delayed_run() -> None:
