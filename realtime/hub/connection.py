@@ -1,0 +1,308 @@
+"""One connection: its session, its mailbox, and the outlet that they are emptied into."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from realtime import protocol
+from realtime.errors import MailboxFull
+from realtime.hub.packing import Packing
+from realtime.mailbox import Mailbox
+from realtime.protocol import ClientMessage, CloseCode, Refusal
+from realtime.session import (
+    Authentication,
+    Close,
+    Effect,
+    Join,
+    Leave,
+    Member,
+    Moment,
+    Rejoin,
+    Session,
+    SessionSettings,
+    State,
+)
+from realtime.subscription import Grant
+from store.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+Authenticate: TypeAlias = Callable[[str | None], Awaitable["Grant | str"]]
+"""What a token grants, or why it grants nothing. Raises StoreError if that can't be found out."""
+
+AUTHENTICATION_S = 10.0
+"""How long finding out what a token grants may take."""
+
+
+class Outlet(Protocol):
+    """Where a connection's messages go. Nothing of it waits or raises."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether it takes another message just now; if not, `Connection.flush` is called when
+        it does again."""
+        ...
+
+    def write(self, lines: Sequence[bytes], packing: Packing) -> None:
+        """Sends the lines as one message."""
+        ...
+
+    def progress(self) -> int:
+        """A number that moves as the peer takes bytes."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Closes after what was written."""
+        ...
+
+    def abort(self) -> None:
+        """Drops the connection as it is."""
+        ...
+
+
+class Desk(Protocol):
+    """What a connection needs of the hub."""
+
+    def now(self) -> Moment: ...
+
+    def dirty(self, connection: Connection) -> None:
+        """Its mailbox is no longer empty: flush it at the end of this turn."""
+
+    def opened(self, connection: Connection) -> None:
+        """It is known which project it reads."""
+
+    def join(self, connection: Connection, member: Member) -> None: ...
+
+    def leave(self, connection: Connection, member: Member) -> None: ...
+
+    def recheck(self, connection: Connection, member: Member) -> None: ...
+
+    def was_slow(self, cursor: str) -> None:
+        """Whoever resumed from there was too slow to come as far as `live`."""
+
+    def closed(self, connection: Connection, code: int) -> None:
+        """It is over; nothing more is sent."""
+
+
+class Connection:
+    """Carries what the session decides to the hub and to the outlet.
+
+    The gateway calls `open`, then `received` for each message, then `lost`; nothing it calls
+    raises for what a client or another connection did.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        outlet: Outlet,
+        authenticate: Authenticate,
+        connection_id: str,
+        settings: SessionSettings,
+        mailbox_bytes: int,
+    ) -> None:
+        self._desk = desk
+        self.outlet = outlet
+        self._authenticate = authenticate
+        self.mailbox = Mailbox(self, mailbox_bytes)
+        self.session = Session(connection_id, self.mailbox, settings, desk.now())
+        self.page_turn = asyncio.Lock()
+        """Held by whoever has a page of history in the mailbox: one at a time."""
+        self._drained: list[asyncio.Future[None]] = []
+        self._awake = False
+        self._flushing = False
+        self._gone = False
+        self._closing: Close | None = None
+        self._progress = -1
+        self._progress_at = 0.0
+
+    @property
+    def project(self) -> str | None:
+        """Which project it reads, once it is authenticated."""
+        return None if self.session.grant is None else self.session.grant.project
+
+    @property
+    def is_gone(self) -> bool:
+        return self._gone
+
+    # -------------------------------------------------------------------------- the client's side
+
+    async def open(self, token: str | None) -> None:
+        """Takes the token out of the header, or finds out that nobody needs one."""
+        await self._find_out(token, must=token is not None)
+
+    async def received(self, data: str | bytes) -> None:
+        """One WebSocket message. Returns when the next may come."""
+        if len(data) > self.session.settings.message_bytes:
+            self._guarded(
+                lambda: self.session.close(CloseCode.TOO_LARGE, "the message is too long")
+            )
+            return
+        for message in protocol.decode(data):
+            if self.session.state is State.CLOSED:
+                return
+            await self.take(message)
+
+    async def take(self, message: ClientMessage | Refusal) -> None:
+        """One protocol message."""
+        now = self._desk.now()
+        for effect in self._guarded(lambda: self.session.receive(message, now)):
+            if isinstance(effect, Authentication):
+                # In line, so that what was sent after the token is read with its grant.
+                await self._find_out(effect.token, must=True)
+
+    async def _find_out(self, token: str | None, *, must: bool) -> None:
+        try:
+            async with asyncio.timeout(AUTHENTICATION_S):
+                found = await self._authenticate(token)
+        except (StoreError, TimeoutError):
+            self._guarded(
+                lambda: self.session.close(
+                    CloseCode.RESTARTING, "the token can't be looked up just now"
+                )
+            )
+            return
+        if isinstance(found, str):
+            if must:
+                self._guarded(lambda: self.session.refused(found))
+            return
+        was = self.session.state
+        self._guarded(lambda: self.session.granted(found, self._desk.now()))
+        if was is State.CONNECTING and self.session.state is State.OPEN:
+            self._desk.opened(self)
+
+    def lost(self) -> None:
+        """The connection is gone, for whatever reason."""
+        self._finish(self.session.gone(), code=None)
+
+    # ------------------------------------------------------------------------------ the hub's side
+
+    def perform(self, effects: Sequence[Effect]) -> None:
+        """Does what the session asks for."""
+        for effect in effects:
+            match effect:
+                case Join(member) | Rejoin(member):
+                    self._desk.join(self, member)
+                case Leave(member):
+                    self._desk.leave(self, member)
+                case Close():
+                    self._close(effect)
+                case Authentication():
+                    pass  # done by who read the message
+                case _:
+                    self._desk.recheck(self, effect.subscription)
+
+    def say(self, decide: Callable[[], Sequence[Effect]]) -> None:
+        """Lets the session decide something, and does it."""
+        self._guarded(decide)
+
+    def _guarded(self, decide: Callable[[], Sequence[Effect]]) -> Sequence[Effect]:
+        try:
+            effects = decide()
+            self.perform(effects)
+        except MailboxFull:
+            self.overflowed()
+            return ()
+        return effects
+
+    def overflowed(self) -> None:
+        """It is owed more than it may be, or for too long."""
+        for member in self.session.subscriptions.values():
+            if member.cursor_text and not member.was_live:
+                self._desk.was_slow(member.cursor_text)
+        self.mailbox.clear()
+        self.perform(self.session.close(CloseCode.SLOW_CONSUMER, "too slow: resume"))
+
+    def broke(self, error: Exception) -> None:
+        """Something of ours failed; only this connection has to bear it."""
+        self.perform(self.session.close(CloseCode.INTERNAL, "internal error"))
+
+    def _close(self, effect: Close) -> None:
+        self._closing = effect
+        if not self._gone:
+            self._desk.dirty(self)
+
+    def tick(self, now: Moment, slow_consumer_s: float) -> None:
+        """What the passing of time brings about."""
+        if self._gone:
+            return
+        self._guarded(lambda: self.session.tick(now))
+        if self.outlet.writable and not self.mailbox:
+            self._progress = -1
+        else:
+            progress = self.outlet.progress()
+            if progress != self._progress:
+                self._progress, self._progress_at = progress, now.monotonic
+            elif now.monotonic - self._progress_at > slow_consumer_s:
+                # It takes nothing at all, so it would not take a close either.
+                log.info("dropped a reader that took nothing for %s s", slow_consumer_s)
+                self.abort()
+                return
+        if self._closing is None and self.mailbox.is_overdue(now.monotonic, slow_consumer_s):
+            self.overflowed()
+
+    def abort(self) -> None:
+        """Drops it as it is."""
+        self.outlet.abort()
+        self._finish(self.session.gone(), code=CloseCode.SLOW_CONSUMER)
+
+    def _finish(self, effects: Sequence[Effect], code: int | None) -> None:
+        self.perform(effects)
+        self.mailbox.close()
+        self._wake_drained()
+        if not self._gone:
+            self._gone = True
+            self._desk.closed(self, code or (self._closing.code if self._closing else 0))
+
+    # -------------------------------------------------------------------------------- the mailbox
+
+    def owed(self) -> None:
+        """The mailbox is no longer empty."""
+        if not self._awake and not self._gone:
+            self._awake = True
+            self._desk.dirty(self)
+
+    def pressed(self) -> None:
+        """The mailbox is about to be full."""
+        self.flush(self._desk.now().monotonic, Packing())
+
+    def flush(self, now: float, packing: Packing) -> None:
+        """Writes what is owed, as much as the outlet takes."""
+        if self._gone or self._flushing:
+            return
+        self._awake = False
+        self._flushing = True
+        try:
+            outlet, mailbox = self.outlet, self.mailbox
+            wrote = False
+            while mailbox and outlet.writable:
+                outlet.write(mailbox.take(), packing)
+                wrote = True
+            if wrote:
+                self.session.sent(now)
+        finally:
+            self._flushing = False
+        if self._drained and not mailbox.pages and outlet.writable:
+            self._wake_drained()
+        if self._closing is not None and not mailbox:
+            outlet.close(self._closing.code, self._closing.reason)
+            self._finish([], code=self._closing.code)
+
+    async def drained(self) -> None:
+        """Until no page of history waits in the mailbox and the outlet takes more."""
+        while not self._gone and (self.mailbox.pages or not self.outlet.writable):
+            future = asyncio.get_running_loop().create_future()
+            self._drained.append(future)
+            try:
+                await future
+            finally:
+                if future in self._drained:
+                    self._drained.remove(future)
+
+    def _wake_drained(self) -> None:
+        waiting, self._drained = self._drained, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)

@@ -1,0 +1,387 @@
+"""Hands each change to the subscriptions that it matches, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+from realtime.errors import AlreadyRunning, MailboxFull
+from realtime.hub.connection import Authenticate, Connection, Outlet
+from realtime.hub.flights import Flights
+from realtime.hub.joining import join
+from realtime.hub.measures import Measures, NoMeasures
+from realtime.hub.packing import Packing
+from realtime.hub.payloads import CACHE_BYTES, Payloads
+from realtime.hub.project import Project, Services, Store
+from realtime.hub.tasks import Tasks
+from realtime.protocol import CloseCode, EndReason, ErrorCode
+from realtime.session import NO_CURSOR, Member, Moment, SessionSettings
+from realtime.subscription import Grant
+from store.broker import Broker, BrokerState, Hint
+from store.errors import StoreError
+from store.model import Change, Selection, new_id
+from store.tail import Tail
+
+log = logging.getLogger(__name__)
+
+SLOW_TIMES: Final = 3
+SLOW_WITHIN_S: Final = 60.0
+SLOW_REMEMBERED: Final = 10_000
+CHANGES_REMEMBERED: Final = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSettings:
+    """What the hub is told from outside."""
+
+    session: SessionSettings = field(default_factory=SessionSettings)
+    connections: int = 100_000
+    """More than so many are sent away with 4429."""
+    mailbox_bytes: int = 1_000_000
+    slow_consumer_s: float = 30.0
+    replay_changes: int = 100_000
+    payload_cache_bytes: int = CACHE_BYTES
+    cold_reads: int = 16
+    """How many snapshots, replays and fetches are read at once."""
+    join_s: float = 30.0
+    """How long a subscription waits for a store that can't be read."""
+    linger_s: float = 30.0
+    """How long a project is followed on after its last subscription has gone."""
+    tail_s: float = 1.0
+    tail_degraded_s: float = 0.1
+    look_s: float = 0.05
+
+
+class Hub:
+    """The middle of the gateway: hints and the tail on one side, connections on the other.
+
+    `run` must be running before the first connection comes, and follows until it is cancelled:
+    it starts the broker with the hub as its listener. Closing the broker is left to who made it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        *,
+        settings: HubSettings | None = None,
+        measures: Measures | None = None,
+    ) -> None:
+        self.settings = settings or HubSettings()
+        self.measures = measures or NoMeasures()
+        self.connections: dict[Connection, None] = {}
+        self.projects: dict[str, Project] = {}
+        self.is_draining = False
+        self.ready = asyncio.Event()
+        """Set once it is running."""
+        self._store = store
+        self._broker = broker
+        self._tasks = Tasks()
+        self._tail = Tail(
+            store,
+            degraded=lambda: broker.state is BrokerState.DEGRADED,
+            interval_s=self.settings.tail_s,
+            degraded_s=self.settings.tail_degraded_s,
+            look_s=self.settings.look_s,
+        )
+        self._services = Services(
+            store=store,
+            tasks=self._tasks,
+            flights=Flights(self._tasks, self.settings.cold_reads),
+            payloads=Payloads(self.settings.payload_cache_bytes),
+            measures=self.measures,
+            now=self.now,
+            wake_tail=self._tail.wake,
+            delivered=self._delivered,
+            replay_changes=self.settings.replay_changes,
+            join_s=self.settings.join_s,
+            is_slow=self._is_slow,
+        )
+        self._dirty: dict[Connection, None] = {}
+        self._flush_is_due = False
+        self._changes: deque[datetime] = deque(maxlen=CHANGES_REMEMBERED)
+        """When the changes were made that this turn of the loop has shown."""
+        self._slow: OrderedDict[str, deque[float]] = OrderedDict()
+        self._lingering: dict[str, asyncio.TimerHandle] = {}
+        self._is_running = False
+        self._one_closed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serves until it is cancelled; then nothing of it is left."""
+        if self._is_running:
+            raise AlreadyRunning("the hub")
+        self._is_running = True
+        try:
+            await self._broker.start(self)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._tail.run(), name="tail")
+                tasks.create_task(self._tick(), name="hub ticks")
+                self.ready.set()
+        finally:
+            for connection in list(self.connections):
+                connection.abort()
+            for timer in self._lingering.values():
+                timer.cancel()
+            await self._tasks.close()
+
+    def now(self) -> Moment:
+        """The time, by both clocks."""
+        return Moment(time.monotonic(), datetime.now(UTC))
+
+    # -------------------------------------------------------------------- what hints tell (Listener)
+
+    def hinted(self, hints: Sequence[Hint]) -> None:
+        """Changes that some process committed."""
+        for hint in hints:
+            project = self.projects.get(hint.change.project)
+            if project is None:
+                self.measures.hints_total.labels(result="unfollowed").inc()
+                continue
+            try:
+                project.hinted(hint)
+            except Exception:
+                # A hint is hope; the tail finds what this one has failed to tell.
+                log.exception("a hint could not be taken")
+                self._tail.wake(project.project)
+
+    def suspect(self, project: str | None, reason: str) -> None:
+        """Hints may have been lost."""
+        log.debug("hints of %s may have been lost: %s", project or "every project", reason)
+        self._tail.wake(project)
+
+    # ------------------------------------------------------------------------------- connections
+
+    def connect(
+        self,
+        outlet: Outlet,
+        authenticate: Authenticate,
+        *,
+        session: SessionSettings | None = None,
+    ) -> Connection:
+        """A new connection. Over the limit, or while draining, it is closed at once."""
+        connection = Connection(
+            self,
+            outlet,
+            authenticate,
+            new_id("conn"),
+            session or self.settings.session,
+            self.settings.mailbox_bytes,
+        )
+        self.connections[connection] = None
+        self.measures.connections.set(len(self.connections))
+        if len(self.connections) > self.settings.connections:
+            connection.say(
+                lambda: connection.session.close(CloseCode.TOO_MANY, "too many connections")
+            )
+        elif self.is_draining:
+            connection.say(
+                lambda: connection.session.close(CloseCode.RESTARTING, "the server is going away")
+            )
+        return connection
+
+    def opened(self, connection: Connection) -> None:
+        """A connection is authenticated."""
+
+    def closed(self, connection: Connection, code: int) -> None:
+        """A connection is over."""
+        if self.connections.pop(connection, 0) is None:
+            self.measures.connections.set(len(self.connections))
+            self.measures.closes_total.labels(code=str(code) if code else "lost").inc()
+            self._one_closed.set()
+        self._dirty.pop(connection, None)
+
+    def join(self, connection: Connection, member: Member) -> None:
+        """Joins a subscription, for the first time or again."""
+        project = self.projects.get(member.wish.selection.project)
+        if project is None:
+            project = self._follow(member.wish.selection.project)
+        timer = self._lingering.pop(project.project, None)
+        if timer is not None:
+            timer.cancel()
+        project.add(connection, member)
+
+    def leave(self, connection: Connection, member: Member) -> None:
+        """A subscription is over."""
+        project = self.projects.get(member.wish.selection.project)
+        if project is None:
+            return
+        project.remove(connection, member)
+        if not project.index and project.project not in self._lingering:
+            self._lingering[project.project] = asyncio.get_running_loop().call_later(
+                self.settings.linger_s, self._unfollow, project
+            )
+
+    def recheck(self, connection: Connection, member: Member) -> None:
+        """A run's subscription has another token: does it cover the run?"""
+        project = self.projects.get(member.wish.selection.project)
+        if project is not None:
+            project.intern(member)
+            self._tasks.start(
+                self._recheck(connection, member), f"recheck of {member.id}", connection.broke
+            )
+
+    async def _recheck(self, connection: Connection, member: Member) -> None:
+        wish = member.wish
+        selection = Selection(project=wish.selection.project, run_id=wish.selection.run_id)
+        try:
+            page = await self._services.flights.get(
+                ("snapshot", selection, 1), lambda: self._store.snapshot(selection, limit=1)
+            )
+        except StoreError:
+            return  # with the run's next change it is looked at again
+        if member.wish is wish and page.runs and not wish.has(page.runs[0]):
+            if member.was_live:
+                connection.say(lambda: connection.session.end(member, EndReason.FORBIDDEN))
+            else:
+                connection.say(
+                    lambda: connection.session.deny(
+                        member, ErrorCode.FORBIDDEN, "the token does not cover it"
+                    )
+                )
+
+    def revoked(self, stands: Callable[[Grant], bool]) -> None:
+        """Ends every connection whose token no longer stands."""
+        for connection in list(self.connections):
+            grant = connection.session.grant
+            if grant is not None and not stands(grant):
+                lose_grant = connection.session.lose_grant
+                connection.say(partial(lose_grant, EndReason.TOKEN_REVOKED))
+
+    async def drain(self, deadline_s: float) -> None:
+        """Sends every connection away, one after the other; returns when all are gone, or after
+        the deadline, when those that are left have been dropped."""
+        self.is_draining = True
+        now = self.now()
+        last_ms = int(deadline_s * 800)
+        for connection in list(self.connections):
+            after_ms = random.randint(last_ms // 10, last_ms) if last_ms else 0
+            try:
+                connection.session.send_away(after_ms, "draining", now)
+            except MailboxFull:
+                connection.overflowed()
+        try:
+            async with asyncio.timeout(deadline_s):
+                while self.connections:
+                    self._one_closed.clear()
+                    await self._one_closed.wait()
+        except TimeoutError:
+            pass
+        for connection in list(self.connections):
+            connection.abort()
+
+    # -------------------------------------------------------------------------------- projects
+
+    def _follow(self, id: str) -> Project:
+        # Not a word of this waits: between the look and the change nobody else may come.
+        project = self.projects[id] = Project(id, self._services, join)
+        self._broker.follow(id)
+        self._tail.follow(project)
+        return project
+
+    def _unfollow(self, project: Project) -> None:
+        self._lingering.pop(project.project, None)
+        if project.index or self.projects.get(project.project) is not project:
+            return
+        del self.projects[project.project]
+        self._broker.unfollow(project.project)
+        self._tail.unfollow(project.project)
+        project.close()
+
+    # ---------------------------------------------------------------------------------- flushing
+
+    def dirty(self, connection: Connection) -> None:
+        """Something is to be written to it at the end of this turn of the loop."""
+        self._dirty[connection] = None
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Writes to each connection what it is owed, all that has come up in this turn at once."""
+        self._flush_is_due = False
+        dirty, self._dirty = self._dirty, {}
+        now = time.monotonic()
+        packing = Packing()
+        for connection in dirty:
+            try:
+                connection.flush(now, packing)
+            except Exception as error:
+                log.exception("a connection could not be written to")
+                connection.broke(error)
+                connection.abort()
+        if self._changes:
+            at = datetime.now(UTC)
+            for changed_at in self._changes:
+                self.measures.delivery_seconds.observe((at - changed_at).total_seconds())
+            self._changes.clear()
+
+    def _delivered(self, change: Change) -> None:
+        self._changes.append(change.at)
+
+    # --------------------------------------------------------------------------------------- time
+
+    async def _tick(self) -> None:
+        settings = self.settings
+        session = settings.session
+        tick_s = max(
+            0.02,
+            min(
+                1.0,
+                session.heartbeat_s / 5,
+                session.authenticate_s / 5,
+                settings.slow_consumer_s / 5,
+            ),
+        )
+        while True:
+            await asyncio.sleep(tick_s)
+            now = self.now()
+            owed = 0
+            for connection in list(self.connections):
+                try:
+                    connection.tick(now, settings.slow_consumer_s)
+                    if connection.session.heartbeat_is_due(now):
+                        self._heartbeat(connection, now)
+                except Exception as error:
+                    log.exception("a connection could not be looked after")
+                    connection.broke(error)
+                owed += connection.mailbox.size
+            self.measures.mailbox_bytes.set(owed)
+            projects = self.projects.values()
+            self.measures.subscriptions.set(sum(len(each.index) for each in projects))
+            self.measures.horizon_age_seconds.set(
+                max((now.monotonic - each.passed_at for each in projects), default=0.0)
+            )
+
+    def _heartbeat(self, connection: Connection, now: Moment) -> None:
+        project = self.projects.get(connection.project or "")
+        cursor = NO_CURSOR
+        if project is not None and any(
+            each.is_live for each in connection.session.subscriptions.values()
+        ):
+            cursor = project.cursor_for(connection)
+        connection.session.heartbeat(cursor, now)
+
+    def was_slow(self, cursor: str) -> None:
+        """Whoever resumed from there was too slow to come as far as `live`."""
+        times = self._slow.setdefault(cursor, deque(maxlen=SLOW_TIMES))
+        self._slow.move_to_end(cursor)
+        times.append(time.monotonic())
+        while len(self._slow) > SLOW_REMEMBERED:
+            self._slow.popitem(last=False)
+
+    def _is_slow(self, cursor: str) -> bool:
+        """Whether it was closed three times in a minute, each time before it went live."""
+        times = self._slow.get(cursor)
+        return (
+            times is not None
+            and len(times) == SLOW_TIMES
+            and time.monotonic() - times[0] <= SLOW_WITHIN_S
+        )

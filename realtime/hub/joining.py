@@ -1,0 +1,481 @@
+"""Joins history to live, in the order that can only repeat and never lose."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final, TypeVar
+
+from realtime import protocol
+from realtime.errors import StoreAway
+from realtime.hub.connection import Connection
+from realtime.hub.parcel import Parcel
+from realtime.hub.project import SLICE, Project
+from realtime.mailbox import MESSAGE_BYTES
+from realtime.protocol import EndReason, ErrorCode, ResetReason
+from realtime.session import Member
+from realtime.subscription import Wish
+from store.errors import CannotContinue, Unavailable
+from store.lifecycle import FINAL
+from store.model import (
+    Cursor,
+    Facet,
+    Group,
+    Horizon,
+    LogPage,
+    Run,
+    RunStatus,
+    Selection,
+    SnapshotPage,
+)
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+PAGE_RUNS: Final = 100
+PAGE_RUNS_MAX: Final = 1_000
+PAGE_BYTES: Final = 1_000_000
+"""About how much a page of a snapshot should hold; pages are made larger or smaller for it."""
+PAGE_CHANGES: Final = 1_000
+AT_ONCE: Final = 50
+"""So few changes are handed over in one go; more wait for the socket, slice by slice."""
+OVERFLOWS: Final = 10
+"""So often may the buffer overflow while one subscription joins."""
+
+
+async def join(project: Project, connection: Connection, member: Member) -> None:
+    """Shows the subscription its history, then what came meanwhile, then `live`.
+
+    It is in the index already: whatever is handed on from now on is held back for it. Cancelled
+    when the subscription ends or starts again.
+    """
+    joining = _Joining(project, connection, member)
+    try:
+        await joining.run()
+    except StoreAway:
+        joining.deny(ErrorCode.UNAVAILABLE, "the store can't be read just now; try again")
+
+
+class _Joining:
+    def __init__(self, project: Project, connection: Connection, member: Member) -> None:
+        self._project = project
+        self._services = project.services
+        self._connection = connection
+        self._member = member
+        self._ending: EndReason | None = None
+        """What has been shown is the end of the stream: `live` and this are left to say."""
+        self._expected: EndReason | None = None
+        """The stream was over before its changes were read; they may not say so themselves."""
+        self._over: EndReason | None = None
+        """The job run is over: the stream is when the tail has passed."""
+        self._is_missing = False
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.timeout(self._services.join_s):
+                await self._project.ready.wait()
+        except TimeoutError:
+            raise StoreAway from None
+        cursor = self._member.cursor
+        if cursor is None:
+            await self._from_snapshot()
+            return
+        reason = self._why_not(cursor)
+        if reason is None:
+            try:
+                await self._from_cursor(cursor)
+            except CannotContinue as error:
+                reason = ResetReason(error.reason)
+        if reason is not None:
+            # Starts this again without the cursor, and cancels what is left of this.
+            self._services.measures.resumes_total.labels(outcome="reset").inc()
+            self._project.reset(self._member, reason)
+
+    def deny(self, code: ErrorCode, message: str) -> None:
+        connection = self._connection
+        connection.say(lambda: connection.session.deny(self._member, code, message))
+
+    # ------------------------------------------------------------------------------- from a cursor
+
+    def _why_not(self, cursor: Cursor) -> ResetReason | None:
+        if cursor.forced != self._member.wish.forced:
+            return ResetReason.TOKEN
+        if cursor.epoch != self._project.epoch:
+            return ResetReason.EPOCH
+        if self._services.is_slow(self._member.cursor_text):
+            return ResetReason.TOO_FAR_BEHIND
+        return None
+
+    async def _from_cursor(self, cursor: Cursor) -> None:
+        if not await self._look_at_target(cursor):
+            return
+        project, member = self._project, self._member
+        # No await from here until what the ring has is taken: what is handed on after that is
+        # held back, what was before is in the ring.
+        groups = None if project.ring is None else project.ring.since(cursor)
+        if groups is not None and project.horizon is not None:
+            horizon = project.horizon
+            member.clear_buffer()
+            member.join_horizon = cursor.horizon
+            await self._show(groups)
+            self._remember(groups, horizon)
+            member.join_horizon = horizon
+            outcome = "ring"
+        else:
+            horizon = await self._replay(cursor.horizon)
+            outcome = "log"
+        if self._is_missing and self._ending is None and self._over is None:
+            self._not_found()
+            return
+        await self._go_live(horizon, resumed=True)
+        self._services.measures.resumes_total.labels(outcome=outcome).inc()
+
+    async def _look_at_target(self, cursor: Cursor) -> bool:
+        """Whether the one run or job run is there, is the token's to see, and is over.
+
+        Before its changes are read: if it is over by now, they hold its end.
+        """
+        wish = self._member.wish
+        target = wish.selection.run_id or wish.selection.job_run_id
+        if target is None:
+            return True
+        if wish.hash_going_on in cursor.wishes and _covers_id(wish, target):
+            return True  # it was not over, so the log has whatever became of it
+        page = await self._read_target(target)
+        if not page.runs:
+            self._is_missing = True  # deleted since, and then the log says so; or never there
+            return True
+        run = page.runs[0]
+        if wish.is_about_one and not wish.has(run):
+            self.deny(ErrorCode.FORBIDDEN, "the token does not cover it")
+            return False
+        self._note_end(run)
+        self._expected, self._ending = self._ending, None
+        return True
+
+    async def _read_target(self, run_id: str) -> SnapshotPage:
+        selection = Selection(project=self._project.project, run_id=run_id)
+        return await self._read(
+            ("snapshot", selection, 1),
+            lambda: self._services.store.snapshot(selection, limit=1),
+        )
+
+    async def _replay(self, since: Horizon) -> Horizon:
+        """Shows what `since` has not seen; returns what the first page has."""
+        member, project = self._member, self._project
+        member.join_horizon = since
+        page, narrowed = await self._first_log_page(since, member.wish.selection.run_id)
+        first = page.horizon
+        if project.ring is not None:
+            project.ring.saw(first)
+        count = 0
+        while True:
+            count += sum(len(group.changes) for group in page.groups)
+            if count > self._services.replay_changes:
+                raise CannotContinue("too_far_behind")
+            await self._show(page.groups)
+            self._remember(page.groups, first)
+            after = page.next
+            if after is None:
+                break
+            page = await self._log_page(since, after, narrowed)
+        member.join_horizon = first
+        return first
+
+    def _remember(self, groups: Sequence[Group], horizon: Horizon) -> None:
+        """What was shown and is newer than the horizon that stands for the rest."""
+        for group in groups:
+            if not horizon.seen(group.last.xid):
+                shown = self._member.shown
+                run_id, version = group.first.run_id, group.last.version
+                shown[run_id] = max(shown.get(run_id, 0), version)
+
+    async def _first_log_page(
+        self, since: Horizon, run_id: str | None
+    ) -> tuple[LogPage, Selection | None]:
+        """What several resume from the same place want is read once, and then whole."""
+        project = self._project
+        wanted = project.wanted_logs
+        place = (project.epoch, since)
+        wanted.setdefault(place, set()).add(run_id)
+
+        async def read() -> tuple[LogPage, Selection | None]:
+            runs = wanted.pop(place, set())
+            only = next(iter(runs)) if len(runs) == 1 else None
+            selection = None if only is None else Selection(project=project.project, run_id=only)
+            return await self._read_log(since, None, selection), selection
+
+        return await self._read(("log", project.project, place), read)
+
+    async def _log_page(self, since: Horizon, after: str, selection: Selection | None) -> LogPage:
+        key = ("log", self._project.project, self._project.epoch, since, after, selection)
+        return await self._read(key, lambda: self._read_log(since, after, selection))
+
+    async def _read_log(
+        self, since: Horizon, after: str | None, selection: Selection | None
+    ) -> LogPage:
+        return await self._services.store.read_log(
+            self._project.project,
+            since,
+            epoch=self._project.epoch,
+            after=after,
+            limit=PAGE_CHANGES,
+            selection=selection,
+        )
+
+    # ----------------------------------------------------------------------------- from a snapshot
+
+    async def _from_snapshot(self) -> None:
+        member, wish = self._member, self._member.wish
+        selection = wish.selection
+        if not member.snapshot and _is_open(selection):
+            epoch, horizon = await self._read(
+                ("horizon", selection.project),
+                lambda: self._services.store.horizon(selection.project),
+            )
+            await self._same_epoch(epoch)
+            member.join_horizon = horizon
+            await self._go_live(horizon)
+            return
+        limit = member.limit if member.snapshot else 1
+        page = await self._snapshot_page(None, min(PAGE_RUNS, limit))
+        await self._same_epoch(page.epoch)
+        if not self._is_there(page):
+            return
+        first = page.horizon
+        member.join_horizon = first
+        if self._project.ring is not None:
+            self._project.ring.saw(first)
+        count = 0
+        rows = PAGE_RUNS
+        met_job_run = False
+        while True:
+            count += len(page.runs)
+            for run in page.runs:
+                if run.id in (selection.run_id, selection.job_run_id):
+                    met_job_run = True
+                    self._note_end(run)
+                if not first.seen(run.last_xid):
+                    member.shown[run.id] = run.version
+            if member.snapshot:
+                size = await self._show_runs(page.runs)
+                # As many of the like as fit a page.
+                per_run = size // max(len(page.runs), 1) + 1
+                rows = max(1, min(PAGE_RUNS_MAX, PAGE_BYTES // per_run))
+            if page.next is None or count >= limit:
+                break
+            page = await self._snapshot_page(page.next, min(rows, limit - count))
+        truncated = member.snapshot and page.next is not None
+        if selection.job_run_id is not None and not met_job_run:
+            target = await self._read_target(selection.job_run_id)
+            for run in target.runs:
+                self._note_end(run)
+        await self._go_live(first, truncated=truncated)
+
+    async def _snapshot_page(self, after: int | None, limit: int) -> SnapshotPage:
+        selection = self._member.wish.selection
+        return await self._read(
+            ("snapshot", selection, after, limit),
+            lambda: self._services.store.snapshot(selection, after=after, limit=limit),
+        )
+
+    async def _same_epoch(self, epoch: str) -> None:
+        if epoch != self._project.epoch:
+            # The tail will find that too, and start everything again, this included.
+            self._project.wake_tail()
+            await asyncio.sleep(self._services.join_s)
+            raise StoreAway
+
+    def _is_there(self, page: SnapshotPage) -> bool:
+        wish = self._member.wish
+        if not page.found or (wish.is_about_one and not page.runs):
+            self._not_found()
+            return False
+        if wish.is_about_one and not wish.has(page.runs[0]):
+            self.deny(ErrorCode.FORBIDDEN, "the token does not cover it")
+            return False
+        return True
+
+    def _not_found(self) -> None:
+        wish = self._member.wish
+        selection = wish.selection
+        target = selection.run_id or selection.job_run_id or selection.batch_id or ""
+        # Who may not see it must not learn whether it is there.
+        if wish.is_about_one and not _covers_id(wish, target):
+            self.deny(ErrorCode.FORBIDDEN, "the token does not cover it")
+        else:
+            self.deny(ErrorCode.NOT_FOUND, f"there is no {target}")
+
+    def _note_end(self, run: Run) -> None:
+        wish = self._member.wish
+        if not wish.stop or run.status not in FINAL:
+            return
+        if wish.selection.run_id == run.id:
+            self._ending = EndReason.COMPLETED
+        elif wish.selection.job_run_id == run.id:
+            self._over = EndReason.COMPLETED
+
+    # ------------------------------------------------------------------------------------ to live
+
+    async def _go_live(
+        self, horizon: Horizon, *, resumed: bool = False, truncated: bool = False
+    ) -> None:
+        """Shows what was held back meanwhile; says `live` when nothing is."""
+        member, connection, session = self._member, self._connection, self._connection.session
+        overflows = 0
+        loaded: dict[str, bytes | None] = {}
+        while True:
+            if member.overflowed:
+                overflows += 1
+                if overflows > OVERFLOWS:
+                    connection.overflowed()
+                    return
+                member.clear_buffer()
+                horizon = await self._replay(horizon)
+                continue
+            groups = member.take_buffer()
+            if sum(len(group.changes) for group in groups) > AT_ONCE:
+                await self._show(groups)
+                self._remember(groups, horizon)
+                continue
+            lacking = self._lacking(groups, loaded)
+            if not lacking:
+                break
+            member.buffer[:0] = groups
+            member.buffered += sum(len(group.changes) for group in groups)
+            loaded = await self._patiently(partial(self._project.load, lacking))
+        # No await from here on: what is handed on next goes to a live subscription.
+        if not session.holds(member):
+            return
+        for line in self._lines(groups, loaded):
+            connection.mailbox.put_page(line)
+        self._remember(groups, horizon)
+        member.over = member.over or self._over
+        session.live(member, self._project.epoch, horizon, resumed=resumed, truncated=truncated)
+        self._project.went_live(connection, member)
+        ending = self._ending or self._expected
+        if ending is not None:
+            self._project.end(member, ending)
+
+    def _lacking(self, groups: Sequence[Group], loaded: dict[str, bytes | None]) -> list[str]:
+        """The runs among them whose payload it takes to show them."""
+        lacking = []
+        for group in groups:
+            run_id = group.first.run_id
+            left = self._member.trim(group)
+            if left is None or run_id in loaded:
+                continue
+            parcel = Parcel(left, self._services.payloads.get(run_id))
+            wish = self._member.wish
+            if parcel.lacks_payload(parcel.verdict(wish), wish):
+                lacking.append(run_id)
+        return lacking
+
+    def _lines(self, groups: Sequence[Group], loaded: dict[str, bytes | None]) -> list[bytes]:
+        """What the groups mean to the subscription, as messages."""
+        lines: list[bytes] = []
+        member, wish = self._member, self._member.wish
+        for group in groups:
+            if self._ending is not None:
+                break
+            left = member.trim(group)
+            if left is None:
+                continue
+            run_id = group.first.run_id
+            payload = loaded.get(run_id) or self._services.payloads.get(run_id)
+            parcel = Parcel(left, payload, gone=payload is None and run_id in loaded)
+            verdict = parcel.verdict(wish)
+            lines += [item.line((member.id,)) for item in parcel.items(verdict, wish)]
+            self._ending = verdict.end
+            self._over = verdict.over or self._over
+        return lines
+
+    async def _show(self, groups: Sequence[Group]) -> None:
+        """Puts groups on the socket, slice by slice."""
+        for start in range(0, len(groups), SLICE):
+            some = groups[start : start + SLICE]
+            lacking = self._lacking(some, {})
+            loaded = await self._patiently(partial(self._project.load, lacking)) if lacking else {}
+            await self._put(self._lines(some, loaded))
+
+    async def _show_runs(self, runs: Sequence[Run]) -> int:
+        """Puts whole runs on the socket; returns how many bytes they took."""
+        member, wish = self._member, self._member.wish
+        hides_payload = "payload" in wish.hidden
+        objects = []
+        for run in runs:
+            if not wish.grant.covers(run, Facet(run.status, run.tags)):
+                continue
+            payload = b"null" if hides_payload else self._services.payloads.put(run.id, run.payload)
+            fields = protocol.without(protocol.whole_run(run, payload), wish.hidden)
+            objects.append(protocol.run_object(fields))
+        lines = []
+        total = size = start = 0
+        for end, each in enumerate(objects):
+            if end > start and size + len(each) > MESSAGE_BYTES:
+                lines.append(protocol.snapshot(member.id, objects[start:end]))
+                start, size = end, 0
+            size += len(each) + 1
+            total += len(each)
+        if start < len(objects):
+            lines.append(protocol.snapshot(member.id, objects[start:]))
+        await self._put(lines)
+        return total
+
+    async def _put(self, lines: Sequence[bytes]) -> None:
+        """Puts lines into the mailbox, and waits until they are out of it."""
+        if not lines:
+            return
+        connection = self._connection
+        async with connection.page_turn:
+            if not connection.session.holds(self._member):
+                return
+            for line in lines:
+                connection.mailbox.put_page(line)
+            await connection.drained()
+
+    # ------------------------------------------------------------------------------------- reading
+
+    async def _read(self, key: tuple[object, ...], read: Callable[[], Awaitable[T]]) -> T:
+        """A read that others may share, as soon as the store can be read."""
+        return await self._patiently(lambda: self._services.flights.get(key, read))
+
+    async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._services.join_s
+        wait_s = 0.1
+        while True:
+            try:
+                return await read()
+            except Unavailable:
+                if now() + wait_s > deadline:
+                    raise StoreAway from None
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, 2.0)
+
+
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _covers_id(wish: Wish, run_id: str) -> bool:
+    """Whether the token lets a run of that id be seen whatever it is like."""
+    bare = Run(
+        id=run_id,
+        project=wish.selection.project,
+        version=1,
+        number=0,
+        task_identifier="",
+        status=RunStatus.QUEUED,
+        created_at=_LONG_AGO,
+        updated_at=_LONG_AGO,
+    )
+    return wish.grant.covers(bare, Facet(bare.status, ()))
+
+
+def _is_open(selection: Selection) -> bool:
+    """Whether it is about no one thing that may be missing or over."""
+    return selection.run_id is None and selection.batch_id is None and selection.job_run_id is None

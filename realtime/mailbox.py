@@ -1,0 +1,271 @@
+"""What one connection has still to be sent, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, Protocol, TypeAlias
+
+from realtime import protocol
+from realtime.errors import MailboxFull
+from realtime.protocol import Fields, Kind
+
+MESSAGE_BYTES: Final = 256 * 1024
+"""About how much one WebSocket message holds; a longer line goes alone."""
+
+
+class Owner(Protocol):
+    """Whose mailbox it is. Called from inside `put`; must not wait."""
+
+    def owed(self) -> None:
+        """Something is in it now, and nothing was before."""
+
+    def pressed(self) -> None:
+        """It is about to be full: take out now what can be taken."""
+
+
+class _Page:
+    """A line of a snapshot or a replay: it was waited for, and does not count."""
+
+    __slots__ = ("line",)
+
+    def __init__(self, line: bytes) -> None:
+        self.line = line
+
+
+class _Checkpoint:
+    """A cursor: holds for whatever stands before it."""
+
+    __slots__ = ("line",)
+
+    def __init__(self, line: bytes) -> None:
+        self.line = line
+
+
+class _Latest:
+    """The newest state that one subscription is owed of one run."""
+
+    __slots__ = ("fields", "id", "kind", "line", "run_id", "size")
+
+    def __init__(
+        self, id: int, run_id: str, kind: Kind, fields: Fields, line: bytes | None, size: int
+    ) -> None:
+        self.id = id
+        self.run_id = run_id
+        self.kind = kind
+        self.fields = fields
+        self.line = line
+        """The finished line, as long as nothing was merged into it."""
+        self.size = size
+
+
+_Entry: TypeAlias = bytes | _Page | _Checkpoint | _Latest
+
+
+class Mailbox:
+    """Finished lines, in order; those of `latest` merge while they wait.
+
+    A newer state of a run takes the place of the *older* one: whatever was said of other runs
+    after that, and each checkpoint since, stays true, since nothing is told later than it was
+    going to be. Nothing merges across a `reset`, a `live` or an `end` of its subscription.
+    """
+
+    __slots__ = (
+        "_entries",
+        "_latest",
+        "_marks",
+        "_put",
+        "_taken",
+        "closed",
+        "max_bytes",
+        "owner",
+        "pages",
+        "size",
+    )
+
+    def __init__(self, owner: Owner, max_bytes: int = 1_000_000) -> None:
+        self.owner = owner
+        self.max_bytes = max_bytes
+        self.size = 0
+        """How many bytes count against the bound."""
+        self.pages = 0
+        """How many lines of snapshots and replays are in it."""
+        self.closed = False
+        self._entries: deque[_Entry] = deque()
+        self._latest: dict[int, dict[str, _Latest]] = {}
+        self._put = 0
+        self._taken = 0
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def count(self) -> int:
+        """How many entries were ever put in."""
+        return self._put
+
+    def put(self, line: bytes) -> None:
+        """One more line. Raises MailboxFull, and then it is not in."""
+        if self.closed:
+            return
+        size = len(line)
+        if self.size + size > self.max_bytes:
+            self._make_room(size)
+        self.size += size
+        self._append(line)
+
+    def put_latest(self, id: int, run_id: str, kind: Kind, fields: Fields, line: bytes) -> None:
+        """A state that may stand in for an older one of the same run and subscription.
+
+        `line` says the same as the rest. Raises MailboxFull.
+        """
+        if self.closed:
+            return
+        mine = self._latest.setdefault(id, {})
+        old = mine.get(run_id)
+        if old is None or (kind is Kind.CHANGE and old.kind is Kind.LEAVE):
+            size = len(line)
+            if self.size + size > self.max_bytes:
+                self._make_room(size)
+                mine = self._latest.setdefault(id, {})
+            self.size += size
+            entry = _Latest(id, run_id, kind, fields, line, size)
+            mine[run_id] = entry
+            self._append(entry)
+            return
+        if kind is Kind.CHANGE:
+            old.fields = {**old.fields, **fields}
+            old.line = None
+            size = protocol.size_of(old.fields)
+        else:
+            old.kind, old.fields, old.line = kind, fields, line
+            size = len(line)
+        self.size += size - old.size
+        old.size = size
+        if self.size > self.max_bytes:
+            self._make_room(0)
+
+    def put_page(self, line: bytes) -> None:
+        """A line that does not count: whoever puts it waits until it is taken."""
+        if not self.closed:
+            self.pages += 1
+            self._append(_Page(line))
+
+    def put_checkpoint(self, line: bytes) -> None:
+        """A cursor; the one before goes, if nothing stands between them. Raises MailboxFull."""
+        if self.closed:
+            return
+        if self._entries and isinstance(last := self._entries[-1], _Checkpoint):
+            self.size += len(line) - len(last.line)
+            last.line = line
+            return
+        if self.size + len(line) > self.max_bytes:
+            self._make_room(len(line))
+        self.size += len(line)
+        self._append(_Checkpoint(line))
+
+    def part(self, id: int) -> None:
+        """From here on nothing of that subscription merges into what it was told before."""
+        self._latest.pop(id, None)
+
+    def take(self, max_bytes: int = MESSAGE_BYTES) -> list[bytes]:
+        """The next lines, for one message; none if nothing is owed."""
+        lines: list[bytes] = []
+        total = 0
+        entries = self._entries
+        while entries:
+            entry = entries[0]
+            if type(entry) is bytes:
+                line = entry
+            elif isinstance(entry, _Latest):
+                line = entry.line or _write(entry)
+            else:
+                assert not isinstance(entry, bytes)
+                line = entry.line
+            if lines and total + len(line) > max_bytes:
+                break
+            entries.popleft()
+            self._taken += 1
+            if type(entry) is bytes or isinstance(entry, _Checkpoint):
+                self.size -= len(line)
+            elif isinstance(entry, _Page):
+                self.pages -= 1
+            elif isinstance(entry, _Latest):
+                self.size -= entry.size
+                self._forget(entry)
+                line = self._with_equals(entry, line)
+            lines.append(line)
+            total += len(line) + 1
+        return lines
+
+    def is_overdue(self, now: float, max_age_s: float) -> bool:
+        """Whether something has waited for longer than that; to be asked again and again."""
+        if not self._entries:
+            self._marks.clear()
+            return False
+        while self._marks and self._marks[0][1] <= self._taken:
+            self._marks.popleft()
+        if not self._marks or self._marks[-1][1] < self._put:
+            self._marks.append((now, self._put))
+        return now - self._marks[0][0] > max_age_s
+
+    def clear(self) -> None:
+        """Throws away all that is owed."""
+        self._taken += len(self._entries)
+        self._entries.clear()
+        self._latest.clear()
+        self._marks.clear()
+        self.size = 0
+        self.pages = 0
+
+    def close(self) -> None:
+        """Throws away all that is owed, and takes nothing more."""
+        self.clear()
+        self.closed = True
+
+    def _append(self, entry: _Entry) -> None:
+        self._put += 1
+        self._entries.append(entry)
+        if len(self._entries) == 1:
+            self.owner.owed()
+
+    def _make_room(self, size: int) -> None:
+        # A burst within one turn of the loop is no slow reader: the socket has had no chance yet.
+        self.owner.pressed()
+        # One line longer than the bound is nobody's fault, and can't be sent in parts: alone it
+        # is let in, or (size 0) left in.
+        others = len(self._entries) if size else len(self._entries) - 1
+        if others > 0 and self.size > 0 and self.size + size > self.max_bytes:
+            raise MailboxFull(self.size + size, self.max_bytes)
+
+    def _forget(self, entry: _Latest) -> None:
+        mine = self._latest.get(entry.id)
+        if mine is not None and mine.get(entry.run_id) is entry:
+            del mine[entry.run_id]
+            if not mine:
+                del self._latest[entry.id]
+
+    def _with_equals(self, entry: _Latest, line: bytes) -> bytes:
+        """Takes out what follows and says the same to other subscriptions, and says it once."""
+        entries = self._entries
+        ids = [entry.id]
+        while entries:
+            following = entries[0]
+            if (
+                not isinstance(following, _Latest)
+                or following.fields is not entry.fields
+                or following.kind is not entry.kind
+            ):
+                break
+            entries.popleft()
+            self._taken += 1
+            self.size -= following.size
+            self._forget(following)
+            ids.append(following.id)
+        if len(ids) == 1:
+            return line
+        return protocol.change(ids, entry.kind, protocol.run_object(entry.fields))
+
+
+def _write(entry: _Latest) -> bytes:
+    return protocol.change([entry.id], entry.kind, protocol.run_object(entry.fields))

@@ -1,0 +1,512 @@
+"""Stand-ins: a store that plays transactions, a broker that loses hints, an outlet that records."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from realtime import protocol
+from realtime.hub.packing import Packing
+from store.broker import BrokerState, Hint, Listener
+from store.errors import CannotContinue, NotFound, Unavailable
+from store.lifecycle import FINAL
+from store.model import (
+    Batch,
+    Change,
+    ChangeKind,
+    Facet,
+    Group,
+    Horizon,
+    LogPage,
+    Run,
+    RunStatus,
+    Selection,
+    SnapshotPage,
+    wire_run,
+    wire_value,
+)
+
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+# ---------------------------------------------------------------------------------------- grants
+
+
+@dataclass(frozen=True)
+class FakeGrant:
+    """Allows everything, or just the runs with certain tags or ids."""
+
+    project: str = "default"
+    expires_at: datetime | None = None
+    skip: frozenset[str] = frozenset()
+    token_id: str | None = None
+    tags: frozenset[str] | None = None
+    runs: frozenset[str] = frozenset()
+
+    def covers(self, run: Run, facet: Facet) -> bool:
+        if run.project != self.project:
+            return False
+        return self.tags is None or run.id in self.runs or bool(self.tags & set(facet.tags))
+
+    def allows(self, selection: Selection) -> bool:
+        if selection.project != self.project:
+            return False
+        if self.tags is None or selection.run_id is not None:
+            return True
+        return bool(selection.tags) and self.tags.issuperset(selection.tags)
+
+
+# ----------------------------------------------------------------------------------------- store
+
+
+class FakeTransaction:
+    """Some commands under one transaction id; nothing of it is seen before `commit`."""
+
+    def __init__(self, store: FakeStore) -> None:
+        self._store = store
+        self.xid = store.next_xid
+        store.next_xid += 1
+        store.open_xids.add(self.xid)
+        self._runs: dict[str, Run] = {}
+        self._changes: list[tuple[Change, Run | None]] = []
+        self._deleted: set[str] = set()
+        self._sealed: set[str] = set()
+        self._locks: set[str] = set()
+
+    def can_lock(self, key: str) -> bool:
+        """Whether nobody else holds the row."""
+        return self._store.locks.get(key, self) is self
+
+    def _lock(self, key: str) -> None:
+        assert self.can_lock(key), f"{key} is locked"
+        self._store.locks[key] = self
+        self._locks.add(key)
+
+    def create(self, id: str, **fields: Any) -> Run:
+        """Makes a run, QUEUED unless said otherwise."""
+        store = self._store
+        store.clock += timedelta(milliseconds=1)
+        store.number += 1
+        values: dict[str, Any] = {
+            "project": "default",
+            "version": 1,
+            "number": store.number,
+            "task_identifier": "task",
+            "status": RunStatus.QUEUED,
+            "payload": {"of": id},
+            "created_at": store.clock,
+            "updated_at": store.clock,
+        }
+        batch_id = fields.get("batch_id")
+        if batch_id is not None:
+            self._lock(batch_id)
+            assert store.batches[batch_id] is None
+        run = Run(id=id, last_xid=self.xid, **(values | fields))
+        self._lock(id)
+        self._runs[id] = run
+        changed = wire_run(run, frozenset({"payload", "version", "updatedAt"}))
+        self._append(run, 0, changed, None)
+        return run
+
+    def update(self, id: str, **fields: Any) -> Run:
+        """Changes a run: one version on."""
+        store = self._store
+        self._lock(id)
+        old = self._runs.get(id) or store.runs[id]
+        store.clock += timedelta(milliseconds=1)
+        if fields.get("status") in FINAL:
+            fields["finished_at"] = store.clock
+        run = replace(
+            old, version=old.version + 1, updated_at=store.clock, last_xid=self.xid, **fields
+        )
+        self._runs[id] = run
+        names = {name: wire_value(value) for name, value in fields.items()}
+        changed = {
+            "finishedAt" if name == "finished_at" else name: value for name, value in names.items()
+        }
+        self._append(run, old.last_xid, changed, Facet(old.status, old.tags))
+        return run
+
+    def delete(self, id: str) -> None:
+        """Deletes a final run."""
+        self._lock(id)
+        old = self._runs.get(id) or self._store.runs[id]
+        assert old.status in FINAL
+        run = replace(old, version=old.version + 1, last_xid=self.xid, has_payload=False)
+        self._deleted.add(id)
+        change = Change(
+            project=run.project,
+            run_id=id,
+            version=run.version,
+            xid=self.xid,
+            previous_xid=old.last_xid,
+            at=self._store.clock,
+            changed={},
+            before=Facet(old.status, old.tags),
+            kind=ChangeKind.DELETED,
+        )
+        self._changes.append((change, run))
+
+    def open_batch(self, id: str) -> None:
+        """Makes a batch; no change of the log tells of it."""
+        self._store.batches[id] = None
+
+    def seal(self, id: str) -> None:
+        """Takes no more runs into the batch."""
+        self._lock(id)
+        self._sealed.add(id)
+        change = Change(
+            project="default",
+            run_id=id,
+            version=1,
+            xid=self.xid,
+            previous_xid=0,
+            at=self._store.clock,
+            changed={},
+            before=None,
+            kind=ChangeKind.SEALED,
+        )
+        self._changes.append((change, None))
+
+    def _append(
+        self, run: Run, previous: int, changed: dict[str, Any], before: Facet | None
+    ) -> None:
+        change = Change(
+            project=run.project,
+            run_id=run.id,
+            version=run.version,
+            xid=self.xid,
+            previous_xid=previous,
+            at=run.updated_at,
+            changed=changed,
+            before=before,
+        )
+        self._changes.append((change, run))
+
+    def _close(self) -> None:
+        for key in self._locks:
+            self._store.locks.pop(key, None)
+        self._store.open_xids.discard(self.xid)
+        self._store.transactions.remove(self)
+
+    def commit(self, *, publish: bool = True) -> None:
+        """From now on it is seen; then the hints go out."""
+        store = self._store
+        self._close()
+        store.runs.update(self._runs)
+        for id in self._deleted:
+            del store.runs[id]
+        for id in self._sealed:
+            store.batches[id] = store.clock
+        store.log += [change for change, _ in self._changes]
+        for change, run in self._changes:
+            if change.kind is ChangeKind.DELETED:
+                assert run is not None
+                store.kept[change.run_id] = run
+        if publish:
+            store.publish([store.hint(change, run) for change, run in self._changes])
+
+    def abort(self) -> None:
+        """Nothing of it ever was."""
+        self._close()
+
+
+class FakeStore:
+    """Runs and their log in memory, with transactions that commit in any order.
+
+    Each read sees what is committed at one moment between its begin and its end.
+    """
+
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self.chance = chance or random.Random(0)
+        self.epoch = "e1"
+        self.next_xid = 10
+        self.open_xids: set[int] = set()
+        self.transactions: list[FakeTransaction] = []
+        self.locks: dict[str, FakeTransaction] = {}
+        self.runs: dict[str, Run] = {}
+        self.kept: dict[str, Run] = {}
+        self.batches: dict[str, datetime | None] = {}
+        self.log: list[Change] = []
+        self.clock = START
+        self.number = 0
+        self.away = False
+        self.cut_xid = 0
+        self.reads: list[str] = []
+        self.pages_of: int | None = None
+        self.inline_bytes = 1_000_000
+        self.publish: Callable[[Sequence[Hint]], None] = lambda hints: None
+        self.held: asyncio.Event | None = None
+        """While it is there and not set, no read begins."""
+
+    # Writing.
+
+    def begin(self) -> FakeTransaction:
+        transaction = FakeTransaction(self)
+        self.transactions.append(transaction)
+        return transaction
+
+    def write(self, work: Callable[[FakeTransaction], Any], *, publish: bool = True) -> None:
+        """One transaction, at once."""
+        transaction = self.begin()
+        work(transaction)
+        transaction.commit(publish=publish)
+
+    def create(self, id: str, **fields: Any) -> None:
+        self.write(lambda tx: tx.create(id, **fields))
+
+    def update(self, id: str, **fields: Any) -> None:
+        self.write(lambda tx: tx.update(id, **fields))
+
+    def hint(self, change: Change, run: Run | None) -> Hint:
+        if run is not None and change.version > 1 and change.kind is ChangeKind.RUN:
+            run = replace(run, payload=None, has_payload=False)
+        if run is not None and len(msgspec.msgpack.encode(run.metadata)) > self.inline_bytes:
+            return Hint(change, None, False)
+        return Hint(change, run)
+
+    def is_complete(self, batch_id: str) -> bool:
+        """The truth about a batch."""
+        return self.batches[batch_id] is not None and all(
+            run.status in FINAL for run in self.runs.values() if run.batch_id == batch_id
+        )
+
+    # Reading.
+
+    async def _begin_read(self, what: str) -> None:
+        for _ in range(self.chance.randrange(3)):
+            await asyncio.sleep(0)
+        while self.held is not None and not self.held.is_set():
+            await self.held.wait()
+        if self.away:
+            raise Unavailable("away")
+        self.reads.append(what)
+
+    async def _end_read(self) -> None:
+        for _ in range(self.chance.randrange(3)):
+            await asyncio.sleep(0)
+
+    def present(self) -> Horizon:
+        """The horizon of just now."""
+        xmin = min(self.open_xids, default=self.next_xid)
+        return Horizon(xmin, self.next_xid, tuple(sorted(self.open_xids)))
+
+    async def horizon(self, project: str) -> tuple[str, Horizon]:
+        await self._begin_read("horizon")
+        found = self.epoch, self.present()
+        await self._end_read()
+        return found
+
+    async def snapshot(
+        self, selection: Selection, *, after: int | None = None, limit: int
+    ) -> SnapshotPage:
+        await self._begin_read("snapshot")
+        if self.pages_of is not None:
+            limit = min(limit, self.pages_of)
+        rows = sorted(
+            (
+                run
+                for run in self.runs.values()
+                if selection.covers(run)
+                and selection.admits(Facet(run.status, run.tags))
+                and (after is None or run.number < after)
+            ),
+            key=lambda run: -run.number,
+        )
+        batch = None
+        found = True
+        if selection.batch_id is not None:
+            found = selection.batch_id in self.batches
+            batch = self._batch(selection.batch_id) if found else None
+        elif (target := selection.run_id or selection.job_run_id) is not None:
+            found = target in self.runs
+        page = SnapshotPage(
+            runs=rows[:limit],
+            horizon=self.present(),
+            epoch=self.epoch,
+            next=rows[limit - 1].number if len(rows) > limit else None,
+            found=found,
+            batch=batch,
+        )
+        await self._end_read()
+        return page
+
+    async def read_log(
+        self,
+        project: str,
+        since: Horizon,
+        *,
+        epoch: str | None,
+        after: str | None = None,
+        limit: int,
+        selection: Selection | None = None,
+        batches: Sequence[str] = (),
+        payloads: bool = False,
+    ) -> LogPage:
+        await self._begin_read("log")
+        if epoch is not None and epoch != self.epoch:
+            raise CannotContinue("epoch")
+        if self.cut_xid and not since.seen(self.cut_xid):
+            raise CannotContinue("retention")
+        if self.pages_of is not None:
+            limit = min(limit, self.pages_of)
+        by_run: dict[str, list[Change]] = {}
+        for change in self.log:
+            if change.project == project and not since.seen(change.xid):
+                by_run.setdefault(change.run_id, []).append(change)
+        wanted = None if selection is None else selection.run_id
+        ids = [
+            id
+            for id in sorted(by_run)
+            if (after is None or id > after) and (wanted is None or id == wanted)
+        ]
+        groups: list[Group] = []
+        next_: str | None = None
+        for id in ids:
+            if len(groups) >= limit:
+                next_ = groups[-1].first.run_id
+                break
+            groups.append(self._group(by_run[id], payloads))
+        page = LogPage(
+            groups=groups,
+            horizon=self.present(),
+            epoch=self.epoch,
+            next=next_,
+            batches={id: self._batch(id) for id in batches if id in self.batches},
+        )
+        await self._end_read()
+        return page
+
+    def _group(self, found: list[Change], payloads: bool) -> Group:
+        changes = tuple(sorted(found, key=lambda change: change.version))
+        last = changes[-1]
+        if last.kind is ChangeKind.SEALED:
+            return Group(changes, None)
+        if last.kind is ChangeKind.DELETED:
+            return Group(changes, self.kept[last.run_id])
+        run = self.runs[last.run_id]
+        if not payloads:
+            run = replace(run, payload=None, has_payload=False)
+        return Group(changes, run)
+
+    async def payloads(self, project: str, run_ids: Sequence[str]) -> dict[str, Any]:
+        await self._begin_read("payloads")
+        found = {id: self.runs[id].payload for id in run_ids if id in self.runs}
+        await self._end_read()
+        return found
+
+    async def get_batch(self, project: str, batch_id: str) -> Batch:
+        await self._begin_read("batch")
+        if batch_id not in self.batches:
+            raise NotFound("batch", batch_id)
+        batch = self._batch(batch_id)
+        await self._end_read()
+        return batch
+
+    def _batch(self, id: str) -> Batch:
+        runs = [run for run in self.runs.values() if run.batch_id == id]
+        counts: dict[RunStatus, int] = {}
+        for run in runs:
+            counts[run.status] = counts.get(run.status, 0) + 1
+        finished = [run.finished_at for run in runs if run.finished_at is not None]
+        return Batch(
+            id=id,
+            project="default",
+            created_at=START,
+            sealed_at=self.batches[id],
+            counts=counts,
+            last_finished_at=max(finished, default=None),
+        )
+
+    async def data_version(self) -> int | None:
+        return None
+
+
+# ---------------------------------------------------------------------------------------- broker
+
+
+class FakeBroker:
+    """Hands hints on when it is told to: at once, or one by one in any order, or never."""
+
+    def __init__(self, *, at_once: bool = True) -> None:
+        self.state = BrokerState.OK
+        self.at_once = at_once
+        self.waiting: list[Hint] = []
+        self.followed: set[str] = set()
+        self._listener: Listener | None = None
+
+    async def start(self, listener: Listener) -> None:
+        self._listener = listener
+
+    async def close(self) -> None:
+        self._listener = None
+
+    def publish(self, hints: Sequence[Hint]) -> None:
+        if self.at_once:
+            self._hand(hints)
+        else:
+            self.waiting += hints
+
+    def deliver(self, index: int, *, keep: bool = False) -> None:
+        """Hands on one of the hints that wait; with `keep` it will come again."""
+        hint = self.waiting[index] if keep else self.waiting.pop(index)
+        self._hand([hint])
+
+    def _hand(self, hints: Sequence[Hint]) -> None:
+        followed = [hint for hint in hints if hint.change.project in self.followed]
+        if self._listener is not None and followed:
+            self._listener.hinted(followed)
+
+    def follow(self, project: str) -> None:
+        self.followed.add(project)
+
+    def unfollow(self, project: str) -> None:
+        self.followed.discard(project)
+
+
+# ---------------------------------------------------------------------------------------- outlet
+
+
+@dataclass
+class RecordingOutlet:
+    """Keeps what is sent to it; takes nothing while `writable` is False."""
+
+    writable: bool = True
+    lines: list[bytes] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
+    closed: tuple[int, str] | None = None
+    aborted: bool = False
+
+    def write(self, lines: Sequence[bytes], packing: Packing) -> None:
+        assert self.closed is None
+        assert not self.aborted
+        self.lines += lines
+        self.messages.append(packing.message(lines))
+
+    def progress(self) -> int:
+        return len(self.lines)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def said(self) -> list[dict[str, Any]]:
+        """Everything that was sent, read as JSON."""
+        return [msgspec.json.decode(line) for line in self.lines]
+
+    def types(self) -> list[str]:
+        return [protocol.type_of(line) for line in self.lines]
+
+
+def of_type(messages: Iterable[dict[str, Any]], type_: str) -> list[dict[str, Any]]:
+    """Those of one type."""
+    return [message for message in messages if message["type"] == type_]
