@@ -38,6 +38,7 @@ class Gateway:
     """
 
     store: RunStore
+    access: Access
     authority: Authority
 
     def __init__(self, settings: Settings) -> None:
@@ -65,8 +66,9 @@ class Gateway:
                 committed=self.metrics.committed,
             )
             await self.store.housekeeping.prepare()
+            self.access = Access(database)
             self.authority = Authority(
-                Access(database), first_key=settings.api_key, loopback=settings.is_loopback
+                self.access, first_key=settings.api_key, loopback=settings.is_loopback
             )
             await self.authority.start()
         except BaseException:

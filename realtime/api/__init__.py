@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Final
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from realtime.api import batches, health, runs, tokens
+from realtime.api import asyncapi, batches, health, openapi, runs, tokens
 from realtime.api.problems import Problem
-from realtime.api.routing import Health, Resource, Services, answer_to
+from realtime.api.routing import Call, Health, Operation, Resource, Services, answer_to
 
 __all__ = ["RESOURCES", "Health", "Services", "no_such_route", "routes"]
+
+
+def _document(path: str, name: str, summary: str, make: Callable[[], dict[str, Any]]) -> Resource:
+    @cache
+    def text() -> bytes:
+        return msgspec.json.encode(make())
+
+    async def handle(call: Call) -> Response:
+        return Response(
+            text(), headers={"Cache-Control": "no-cache"}, media_type="application/json"
+        )
+
+    operation = Operation(
+        name=name, summary=summary, handle=handle, answers={200: dict[str, Any]}, is_public=True
+    )
+    return Resource(path, "server", {"GET": operation})
+
 
 RESOURCES: Final[Sequence[Resource]] = (
     *runs.RESOURCES,
     *batches.RESOURCES,
     *tokens.RESOURCES,
     *health.RESOURCES,
+    _document("/openapi.json", "openapi", "This document", lambda: openapi.document(RESOURCES)),
+    _document(
+        "/asyncapi.json", "asyncapi", "The WebSocket messages, as AsyncAPI", asyncapi.document
+    ),
 )
 """Everything that can be called, the more particular path first."""
 

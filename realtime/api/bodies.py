@@ -108,7 +108,20 @@ class BulkBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Commands that each stand or fall alone."""
 
     commands: list[Any]
-    """Each `{create: as POST /v1/runs}` or `{update: {runId, as PATCH}}`."""
+    """Each as BulkItem; read one by one, since one that does not fit must not stop the others."""
+
+
+class BulkItem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Just one of the two."""
+
+    create: NewRunBody | UnsetType = UNSET
+    update: UpdateItem | UnsetType = UNSET
+
+
+class BulkItems(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Commands that each stand or fall alone, at most 1,000 of them."""
+
+    commands: list[BulkItem]
 
 
 class OperationBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

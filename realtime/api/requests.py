@@ -76,7 +76,7 @@ def field_error(error: msgspec.ValidationError, below: str = "") -> FieldError:
         path = found.group(1).replace("[", ".").replace("]", "").strip(".")
     for pattern, said in ((_UNKNOWN, "is not known here"), (_MISSING, "is missing")):
         if name := pattern.match(message):
-            path = f"{path}.{name.group(1)}"
+            path = f"{path}.{name.group(1)}".strip(".")
             message = said
     path = f"{below}.{path}".strip(".")
     return FieldError(_shown(path), _shown(message.replace("`", "")))

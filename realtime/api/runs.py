@@ -13,6 +13,7 @@ from realtime.api import problems
 from realtime.api.bodies import (
     BulkAnswer,
     BulkBody,
+    BulkItems,
     ChangesAnswer,
     ChangesQuery,
     MetadataBody,
@@ -46,7 +47,7 @@ from store.commands import (
     NewRun,
     UpdateRun,
 )
-from store.errors import NotFound, StoreError
+from store.errors import Invalid, NotFound, StoreError
 from store.model import Change, Facet, Filter, Run, RunQuery, RunStatus, Selection, new_id, rfc3339
 
 # --------------------------------------------------------------------------------------- the calls
@@ -280,8 +281,8 @@ async def bulk(call: Call) -> Response:
             results[place] = {"error": problem.body()}
     if commands:
         outcomes = await call.execute(*commands.values(), raw=raw)
-        for place, outcome in zip(commands, outcomes, strict=True):
-            results[place] = _bulk_result(call, outcome)
+        for (place, command), outcome in zip(commands.items(), outcomes, strict=True):
+            results[place] = _bulk_result(call, command, outcome)
     return answer({"results": results})
 
 
@@ -299,7 +300,10 @@ def _bulk_command(call: Call, item: Any) -> Command:
     raise unprocessable([FieldError("", "needs create or update, and nothing else")])
 
 
-def _bulk_result(call: Call, outcome: Done | StoreError) -> dict[str, Any]:
+def _bulk_result(call: Call, command: Command, outcome: Done | StoreError) -> dict[str, Any]:
+    if isinstance(outcome, Invalid):
+        kind = "create" if isinstance(command, CreateRun) else "update"
+        outcome = Invalid(f"{kind}.{outcome.path}", outcome.detail)
     if isinstance(outcome, StoreError):
         problem = problems.of(outcome)
         if problem is None:
@@ -340,7 +344,7 @@ RESOURCES: Final[Sequence[Resource]] = (
                 name="bulk",
                 summary="Create and update many runs; each stands or falls alone",
                 handle=bulk,
-                body=BulkBody,
+                body=BulkItems,
                 answers={200: BulkAnswer},
                 problems=(413,),
                 is_command=True,
