@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from store.errors import CannotContinue
@@ -23,7 +24,7 @@ from store.model import (
     RunStatus,
 )
 from store.rows import SLIM, WHOLE, run_of
-from store.tables import changes, log_state, runs
+from store.tables import changes, log_cuts, log_state, runs
 
 KEPT_OF_A_DELETED_RUN: Final = (
     "number",
@@ -135,6 +136,20 @@ def append(connection: Connection, new: Sequence[Change]) -> None:
 _INSERT = sa.insert(changes).inline()
 
 
+def mark_cut(connection: Connection, cuts: Mapping[str, int]) -> None:
+    """Notes, for each project, the newest transaction that is cut out of its log."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    marks = dialect.insert(log_cuts)
+    marks = marks.on_conflict_do_update(
+        index_elements=[log_cuts.c.project],
+        set_={"xid": marks.excluded.xid},
+        where=log_cuts.c.xid < marks.excluded.xid,
+    )
+    rows = [{"project": project, "xid": xid} for project, xid in sorted(cuts.items())]
+    if rows:
+        connection.execute(marks, rows)
+
+
 def kept(run: Run) -> dict[str, Any]:
     """What the log keeps of a run that is deleted."""
     fields: dict[str, Any] = msgspec.to_builtins(
@@ -147,35 +162,50 @@ def kept(run: Run) -> dict[str, Any]:
 
 
 class Now(NamedTuple):
-    """The log as the present snapshot sees it."""
+    """One project's log as the present snapshot sees it."""
 
     epoch: str
     horizon: Horizon
     cut_xid: int
 
 
-def now(connection: Connection) -> Now:
+def now(connection: Connection, project: str) -> Now:
     """The epoch and the horizon; of the same snapshot as the other reads of the transaction."""
     if connection.dialect.name == "postgresql":
-        row = connection.execute(_PG_NOW).one()
-        return Now(row.epoch, parse_snapshot(row.snapshot), row.cut_xid)
-    row = connection.execute(_SQLITE_NOW).one()
-    return Now(
-        row.epoch, Horizon(row.seq + 1, row.seq + 1, (), row.stamp or 0), row.cut_xid
-    )  # fmt: skip
+        row = connection.execute(_PG_NOW, {"project": project}).one()
+        horizon = bounded(parse_snapshot(row.snapshot), max(row.newest, row.cut_xid))
+    else:
+        row = connection.execute(_SQLITE_NOW, {"project": project}).one()
+        horizon = Horizon(row.seq + 1, row.seq + 1, (), row.stamp or 0)
+    return Now(row.epoch, horizon, row.cut_xid)
 
+
+def bounded(snapshot: Horizon, newest: int) -> Horizon:
+    """The horizon that reaches no further than the newest transaction in the log.
+
+    What lies between that and the snapshot's end has left nothing in the log; but PostgreSQL,
+    when it crashes, forgets that those ids were given out, and gives them out again to
+    transactions that do. A horizon that covered them would hide these. The newest transaction in
+    the log is on disk, so no id up to that one comes a second time.
+    """
+    xmax = min(snapshot.xmax, newest + 1)
+    return Horizon(min(snapshot.xmin, xmax), xmax, tuple(xid for xid in snapshot.xip if xid < xmax))
+
+
+_CUT = "coalesce((SELECT xid FROM log_cuts WHERE project = :project), 0) AS cut_xid"
 
 # Two clusters that were restored from one backup have the same id in the table; the system's
 # identifier and the timeline tell them apart.
 _PG_NOW = sa.text(
-    "SELECT s.epoch || '.' || c.system_identifier || '.'"
-    " || left(pg_walfile_name(pg_current_wal_lsn()), 8) AS epoch,"
-    " pg_current_snapshot()::text AS snapshot, s.cut_xid"
-    " FROM log_state s, pg_control_system() c"
+    f"SELECT s.epoch || '.' || c.system_identifier || '.'"
+    f" || left(pg_walfile_name(pg_current_wal_lsn()), 8) AS epoch,"
+    f" pg_current_snapshot()::text AS snapshot, {_CUT},"
+    f" coalesce((SELECT max(xid) FROM changes WHERE project = :project), 0) AS newest"
+    f" FROM log_state s, pg_control_system() c"
 )
 
 _SQLITE_NOW = sa.text(
-    f"SELECT s.epoch, s.cut_xid, q.seq, c.stamp FROM log_state s"
+    f"SELECT s.epoch, {_CUT}, q.seq, c.stamp FROM log_state s"
     f" JOIN (SELECT {_SEQ} AS seq) q LEFT JOIN changes c ON c.seq = q.seq"
 )
 
@@ -198,7 +228,9 @@ def check_continues(connection: Connection, since: Horizon, epoch: str | None, a
         raise CannotContinue("epoch")
     if since.witness and not _witnessed(connection, since):
         raise CannotContinue("epoch")
-    if at.cut_xid and not since.seen(at.cut_xid):
+    # Not only the newest that was cut must have been seen, but all: one that was still open
+    # when a later one had been seen was cut along with that.
+    if at.cut_xid and (at.cut_xid >= since.xmax or any(xid <= at.cut_xid for xid in since.xip)):
         raise CannotContinue("retention")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -32,13 +32,20 @@ READERS = 4
 BUSY_MS = 10_000
 """How long a SQLite writer waits for the writer of another process."""
 
+ANSWER_S = 30.0
+"""How long PostgreSQL may take for one statement; a network that swallows everything looks so."""
+
 
 class CommitLost(StoreError):
     """The connection went away while a transaction was being committed."""
 
 
 class Database(Protocol):
-    """One database, whichever it is."""
+    """One database, whichever it is.
+
+    `work` may be called a second time, on another connection, where the first was found cut off
+    before anything was committed.
+    """
 
     dialect: str
     """`sqlite` or `postgresql`."""
@@ -155,9 +162,9 @@ class Sqlite:
             return version
 
     async def _in(self, pool: ThreadPoolExecutor, run: Callable[..., T], *args: Any) -> T:
-        # Shielded: a thread cannot be stopped, and whoever cancels must not free its place
-        # in the pool while it still runs.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(pool, run, *args))
+        # A thread cannot be stopped, and whoever cancels must not free its place in the pool
+        # while it still runs.
+        return await _to_its_end(asyncio.get_running_loop().run_in_executor(pool, run, *args))
 
     async def close(self) -> None:
         for pool in (self._writer, self._readers):
@@ -174,7 +181,8 @@ def _committed(
     try:
         with engine.begin() as connection:
             return work(connection, *args, **kwargs)
-    except OperationalError as error:
+    except (OperationalError, sqlite3.OperationalError) as error:
+        # The second comes from the pragmas of a connection that is being made.
         raise Unavailable(_reason(error)) from error
 
 
@@ -184,8 +192,23 @@ def _rolled_back(
     try:
         with engine.connect() as connection:
             return work(connection, *args, **kwargs)
-    except OperationalError as error:
+    except (OperationalError, sqlite3.OperationalError) as error:
         raise Unavailable(_reason(error)) from error
+
+
+async def _to_its_end(work: asyncio.Future[T]) -> T:
+    """What the work returns; whoever is cancelled meanwhile does not take it along."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        work.add_done_callback(_heard)
+        raise
+
+
+def _heard(work: asyncio.Future[Any]) -> None:
+    # Nobody is left to be told how it failed, and asyncio would complain of that.
+    if not work.cancelled():
+        work.exception()
 
 
 def _sqlite_engine(
@@ -236,64 +259,95 @@ class Postgres:
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         self._plain_engine = self._write_engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        try:
-            async with self._read_engine.connect() as connection:
-                return await connection.run_sync(work, *args, **kwargs)
-        except Exception as error:
-            if is_connection_error(error):
-                raise Unavailable(_reason(error)) from error
-            raise
+        return await self._run(self._read_engine, work, args, kwargs, commit=False)
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        committing = False
-        try:
-            async with self._write_engine.connect() as connection:
-                transaction = await connection.begin()
-                result = await connection.run_sync(work, *args, **kwargs)
-                committing = True
-                await transaction.commit()
-                return result
-        except Exception as error:
-            if not is_connection_error(error):
-                raise
-            if committing:
-                raise CommitLost(_reason(error)) from error
-            raise Unavailable(_reason(error)) from error
+        return await self._apart(self._run(self._write_engine, work, args, kwargs, commit=True))
 
     async def outside(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        try:
-            async with self._plain_engine.connect() as connection:
-                return await connection.run_sync(work, *args, **kwargs)
-        except Exception as error:
-            if is_connection_error(error):
-                raise Unavailable(_reason(error)) from error
-            raise
+        return await self._apart(self._run(self._plain_engine, work, args, kwargs, commit=False))
+
+    async def _apart(self, work: Coroutine[Any, Any, T]) -> T:
+        # In a task of its own: a caller who is cancelled would break off a COMMIT.
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await _to_its_end(task)
+
+    async def _run(
+        self,
+        engine: AsyncEngine,
+        work: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        commit: bool,
+    ) -> T:
+        again = True
+        while True:
+            committing = False
+            try:
+                async with engine.connect() as connection:
+                    result = await connection.run_sync(work, *args, **kwargs)
+                    if commit:
+                        committing = True
+                        await connection.commit()
+                    return result
+            except Exception as error:
+                if not is_connection_error(error):
+                    raise
+                if committing:
+                    raise CommitLost(_reason(error)) from error
+                # A connection that was cut since it was last used says nothing of the database.
+                if not (again and _was_cut(error)):
+                    raise Unavailable(_reason(error)) from error
+                again = False
 
     async def close(self) -> None:
+        if self._under_way:
+            await asyncio.wait(self._under_way)
         await self._read_engine.dispose()
         await self._write_engine.dispose()
 
 
 def _postgres_engine(url: URL, connections: int, **server_settings: str) -> AsyncEngine:
-    return create_async_engine(
+    engine = create_async_engine(
         url,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=10,
         connect_args={
             "timeout": 5,
-            "command_timeout": 60,
+            "command_timeout": ANSWER_S,
             "server_settings": {"application_name": "runstream", "jit": "off", **server_settings},
         },
     )
+
+    # The driver knows of a connection that the server has closed: to look costs nothing, where
+    # the pool's own ping costs a round trip for each transaction.
+    @event.listens_for(engine.sync_engine, "checkout")
+    def taken(connection: Any, _record: object, _proxy: object) -> None:
+        if connection.driver_connection.is_closed():
+            raise DisconnectionError
+
+    return engine
+
+
+def _was_cut(error: BaseException) -> bool:
+    """Whether a connection that stood was lost, as against: none was had."""
+    if not isinstance(error, DBAPIError):
+        return False
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    return error.connection_invalidated or state in ("57P01", "57P02", "08003", "08006")
 
 
 def is_connection_error(error: BaseException) -> bool:
@@ -305,7 +359,7 @@ def is_connection_error(error: BaseException) -> bool:
         # 08: connection; 57P0x: shut down, crashed, starting; 53: out of a resource.
         return state.startswith(("08", "57P0", "53"))
     # asyncpg raises connection errors from below SQLAlchemy's wrapping when it dials.
-    if isinstance(error, (OSError, PoolTimeout, ConnectionError, asyncio.TimeoutError)):
+    if isinstance(error, (OSError, PoolTimeout)):
         return True
     state = str(getattr(error, "sqlstate", None) or "")
     return state.startswith(("08", "57P0", "53"))

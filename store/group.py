@@ -38,7 +38,7 @@ from store.errors import (
     StoreError,
     TokenUsed,
 )
-from store.held import BatchRow, Held, TokenUse, has_key, key_of
+from store.held import BatchRow, Held, RunKey, TokenUse, has_key, key_of
 from store.model import Change, ChangeKind, Facet, Run, RunStatus
 from store.staged import Outcomes, Staged
 
@@ -49,8 +49,8 @@ class Committed(NamedTuple):
     outcomes: list[Outcomes | StoreError]
     """For each submission its commands' outcomes, or what refused it whole."""
     hints: list[Hint]
-    xid: int | None
-    """The transaction's id; None if it wrote nothing into the log."""
+    xid: int
+    """The transaction's id in the log."""
 
 
 def run_group(
@@ -64,7 +64,7 @@ def run_group(
     outcomes = [group.carry_out(submission) for submission in submissions]
     staged.write()
     staged.keep_answers(submissions, outcomes)
-    return Committed(outcomes, staged.hints, moment.xid if staged.changes else None)
+    return Committed(outcomes, staged.hints, moment.xid)
 
 
 class _Group:
@@ -155,7 +155,7 @@ class _Group:
         if command.one_time_token is not None:
             use = self._held.token_use.get((command.project, command.one_time_token))
             if use is not None:
-                first = self._held.found.get(use.run_id) or self._staged.runs.get(use.run_id)
+                first = self._found(use.run_id)
                 same = (use.task_identifier, use.idempotency_key) == (
                     new.task_identifier,
                     new.idempotency_key,
@@ -164,13 +164,10 @@ class _Group:
                     raise TokenUsed("the one-time token was used before")
                 return Done(run=first, first=False)
         if has_key(command):
-            owner = self._held.key_owner.get(key_of(command))
-            first = (
-                None
-                if owner is None
-                else self._held.found.get(owner) or self._staged.runs.get(owner)
-            )
+            first = self._found(self._held.key_owner.get(key_of(command)))
             if first is not None:
+                # Used up all the same: it would be a way to look for other people's keys.
+                self._use_up(command, first)
                 return Done(run=first, first=False)
         if new.batch_id is not None:
             batch = self._held.batches.get(new.batch_id)
@@ -188,13 +185,22 @@ class _Group:
         run = self._take(None, run, changed)
         if has_key(command):
             self._put(self._held.key_owner, key_of(command), run.id)
+        self._use_up(command, run)
+        return Done(run=run)
+
+    def _found(self, run_id: str | None) -> Run | None:
+        """A run that was made before, as it stands in this group."""
+        if run_id is None or run_id in self._staged.deleted:
+            return None
+        return self._staged.runs.get(run_id) or self._held.found.get(run_id)
+
+    def _use_up(self, command: CreateRun, run: Run) -> None:
         if command.one_time_token is not None:
             self._put(
                 self._held.token_use,
                 (command.project, command.one_time_token),
-                TokenUse(run.id, new.task_identifier, new.idempotency_key),
+                TokenUse(run.id, command.new.task_identifier, command.new.idempotency_key),
             )
-        return Done(run=run)
 
     def _parent(self, command: CreateRun) -> Run | None:
         parent_id = command.new.parent_run_id
@@ -244,6 +250,10 @@ class _Group:
         self._log(run, gone, changes.kept(gone), ChangeKind.DELETED)
         self._put(self._staged.deleted, run.id, run)
         self._drop(self._staged.runs, run.id)
+        if run.idempotency_key is not None:
+            key = RunKey(run.project, run.task_identifier, run.idempotency_key)
+            if key in self._held.key_owner:
+                self._drop(self._held.key_owner, key)
         if run.batch_id is not None and run.batch_id in self._held.batches:
             old = self._held.batches[run.batch_id]
             counts = dict(old.deleted_counts)

@@ -7,7 +7,7 @@ never changes of a run (its parent, root, batch) is read before and needs no loc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -32,8 +32,13 @@ from store.model import Run
 from store.rows import WHOLE, run_of
 from store.tables import answers, batches, heartbeats, idempotency_keys, runs, used_tokens
 
-RunKey = tuple[str, str, str]
-"""A run's idempotency key with its project and task."""
+
+class RunKey(NamedTuple):
+    """A run's idempotency key with its project and task."""
+
+    project: str
+    task_identifier: str
+    key: str
 
 
 class Kin(NamedTuple):
@@ -76,10 +81,13 @@ class Held:
         """Fingerprint and outcomes of each idempotency key that was used before."""
         self.key_owner: dict[RunKey, str] = {}
         """The run that was made with a run's idempotency key before."""
-        self.own_keys: dict[RunKey, str] = {}
-        """The keys that this group has taken, each for a run that it means to make."""
+        self.key_rows: dict[RunKey, str] = {}
+        """The keys' rows as they are in this transaction: those that were there, and those that
+        this group has taken, each for a run that it means to make."""
         self.token_use: dict[tuple[str, str], TokenUse] = {}
-        self.own_tokens: set[tuple[str, str]] = set()
+        """What one-time tokens were used for before."""
+        self.own_tokens: dict[tuple[str, str], TokenUse] = {}
+        """The rows of the one-time tokens that this group has taken."""
         self.found: dict[str, Run] = {}
         """The runs of keys and tokens that were used before; not locked."""
         self.batches: dict[str, BatchRow] = {}
@@ -88,7 +96,7 @@ class Held:
         self.heartbeat_due: dict[str, datetime] = {}
         self.kin: dict[str, Kin] = {}
 
-        self._read_kin(command for one in submissions for command in one.commands)
+        self._read_kin([command for one in submissions for command in one.commands])
         self._claim_answers(submissions)
         live = [
             command
@@ -104,7 +112,7 @@ class Held:
         self._lock_batches(live)
         self._lock_runs(live)
 
-    def _read_kin(self, commands: Iterable[Command]) -> None:
+    def _read_kin(self, commands: Sequence[Command]) -> None:
         ids = set()
         for command in commands:
             match command:
@@ -116,106 +124,139 @@ class Held:
                     ids.add(new.parent_run_id)
                 case _:
                     pass
-        if ids:
-            kin = sa.select(
-                runs.c.id,
-                runs.c.project,
-                runs.c.parent_run_id,
-                runs.c.root_run_id,
-                runs.c.batch_id,
-                runs.c.depth,
-            ).where(runs.c.id.in_(sorted(ids)))
-            for row in self._connection.execute(kin):
-                self.kin[row.id] = Kin(*row[1:])
+        if not ids:
+            return
+        kin = sa.select(
+            runs.c.id,
+            runs.c.project,
+            runs.c.parent_run_id,
+            runs.c.root_run_id,
+            runs.c.batch_id,
+            runs.c.depth,
+        ).where(runs.c.id.in_(sorted(ids)))
+        for row in self._connection.execute(kin):
+            self.kin[row.id] = Kin(*row[1:])
+        # Runs that this group means to make may be named by what comes after.
+        for command in commands:
+            if isinstance(command, CreateRun) and command.run_id in ids:
+                self.kin.setdefault(command.run_id, self._kin_of(command))
+
+    def _kin_of(self, command: CreateRun) -> Kin:
+        parent_id = command.new.parent_run_id
+        parent = None if parent_id is None else self.kin.get(parent_id)
+        if parent_id is None or parent is None:
+            return Kin(command.project, None, None, command.new.batch_id, 0)
+        return Kin(
+            command.project,
+            parent_id,
+            parent.root_run_id or parent_id,
+            command.new.batch_id,
+            parent.depth + 1,
+        )
 
     def _claim_answers(self, submissions: Iterable[Submission]) -> None:
         # The time is this process's: it decides only when the answer may be forgotten.
         now = datetime.now(UTC)
         wanted = {
-            (one.project, one.key): one.fingerprint for one in submissions if one.key is not None
+            (one.project, one.key): {
+                "project": one.project,
+                "key": one.key,
+                "fingerprint": one.fingerprint,
+                "outcomes": "",
+                "created_at": now,
+            }
+            for one in submissions
+            if one.key is not None
         }
-        if not wanted:
-            return
-        won = self._insert_ignoring(
-            answers,
-            [
-                {
-                    "project": project,
-                    "key": key,
-                    "fingerprint": fingerprint,
-                    "outcomes": "",
-                    "created_at": now,
-                }
-                for (project, key), fingerprint in sorted(wanted.items())
-            ],
-            (answers.c.project, answers.c.key),
-        )
-        lost = sorted(wanted.keys() - won)
-        for row in self._rows_of(answers, (answers.c.project, answers.c.key), lost):
+        columns = (answers.c.project, answers.c.key)
+        for row in self._claim(answers, columns, wanted, sa.select(answers)):
             self.answers[row.project, row.key] = (row.fingerprint, row.outcomes)
 
     def _claim_keys(self, creates: Iterable[CreateRun]) -> None:
-        wanted: dict[tuple[str, str, str], str] = {}
+        wanted: dict[RunKey, dict[str, Any]] = {}
         for command in creates:
             if has_key(command):
-                wanted.setdefault(key_of(command), command.run_id)
-        if not wanted:
-            return
+                key = key_of(command)
+                wanted.setdefault(key, {**key._asdict(), "run_id": command.run_id})
         columns = (
             idempotency_keys.c.project,
             idempotency_keys.c.task_identifier,
             idempotency_keys.c.key,
         )
-        won = self._insert_ignoring(
-            idempotency_keys,
-            [
-                {"project": p, "task_identifier": task, "key": key, "run_id": run_id}
-                for (p, task, key), run_id in sorted(wanted.items())
-            ],
-            columns,
+        # The run in the key's statement: between two it might be deleted, and the key with it.
+        named = (
+            sa.select(
+                *(column.label(f"of_{column.name}") for column in columns),
+                idempotency_keys.c.run_id.label("of_run_id"),
+                *WHOLE,
+            )
+            .select_from(idempotency_keys)
+            .outerjoin(runs, runs.c.id == idempotency_keys.c.run_id)
         )
-        self.own_keys = {key: wanted[key] for key in won}
-        for row in self._rows_of(idempotency_keys, columns, sorted(wanted.keys() - won)):
-            self.key_owner[row.project, row.task_identifier, row.key] = row.run_id
-        self._read_found(self.key_owner.values())
+        for row in self._claim(idempotency_keys, columns, wanted, named):
+            key = RunKey(row.of_project, row.of_task_identifier, row.of_key)
+            del wanted[key]
+            self.key_rows[key] = row.of_run_id
+            if row.id is not None:
+                self.key_owner[key] = row.id
+                self.found[row.id] = run_of(row, skip=4)
+        self.key_rows |= {key: row["run_id"] for key, row in wanted.items()}
 
     def _claim_tokens(self, creates: Iterable[CreateRun]) -> None:
-        wanted = {
-            (command.project, command.one_time_token): command
-            for command in creates
-            if command.one_time_token is not None
-        }
-        if not wanted:
-            return
-        columns = (used_tokens.c.project, used_tokens.c.token_id)
         now = datetime.now(UTC)
-        won = self._insert_ignoring(
-            used_tokens,
-            [
-                {
-                    "project": project,
-                    "token_id": token,
-                    "run_id": command.run_id,
-                    "task_identifier": command.new.task_identifier,
-                    "idempotency_key": command.new.idempotency_key,
-                    "used_at": now,
-                }
-                for (project, token), command in sorted(wanted.items(), key=lambda item: item[0])
-            ],
-            columns,
-        )
-        self.own_tokens = set(won)
-        for row in self._rows_of(used_tokens, columns, sorted(wanted.keys() - won)):
-            self.token_use[row.project, row.token_id] = TokenUse(
-                row.run_id, row.task_identifier, row.idempotency_key
-            )
-        self._read_found(use.run_id for use in self.token_use.values())
-
-    def _read_found(self, ids: Iterable[str]) -> None:
-        wanted = sorted(set(ids))
-        if wanted:
-            for row in self._connection.execute(sa.select(*WHOLE).where(runs.c.id.in_(wanted))):
+        wanted: dict[tuple[str, str], dict[str, Any]] = {}
+        for command in creates:
+            if command.one_time_token is not None:
+                wanted.setdefault(
+                    (command.project, command.one_time_token),
+                    {
+                        "project": command.project,
+                        "token_id": command.one_time_token,
+                        "run_id": command.run_id,
+                        "task_identifier": command.new.task_identifier,
+                        "idempotency_key": command.new.idempotency_key,
+                        "used_at": now,
+                    },
+                )
+        columns = (used_tokens.c.project, used_tokens.c.token_id)
+        for row in self._claim(used_tokens, columns, wanted, sa.select(used_tokens)):
+            token = (row.project, row.token_id)
+            del wanted[token]
+            self.token_use[token] = TokenUse(row.run_id, row.task_identifier, row.idempotency_key)
+        self.own_tokens = {
+            token: TokenUse(row["run_id"], row["task_identifier"], row["idempotency_key"])
+            for token, row in wanted.items()
+        }
+        used_for = sorted({use.run_id for use in self.token_use.values()})
+        if used_for:
+            named = sa.select(*WHOLE).where(runs.c.id.in_(used_for))
+            for row in self._connection.execute(named):
                 self.found[row.id] = run_of(row)
+
+    def _claim(
+        self,
+        table: sa.Table,
+        key: tuple[sa.Column[Any], ...],
+        wanted: Mapping[Any, dict[str, Any]],
+        named: sa.Select[Any],
+    ) -> Iterator[sa.Row[Any]]:
+        """Inserts the wanted rows in the order of their keys; what is there already of them.
+
+        Waits for whoever is inserting one just now. What is then neither inserted nor there has
+        been given back in between, and is asked for again.
+        """
+        left = dict(sorted(wanted.items()))
+        dialect = postgresql if self._postgres else sqlite
+        insert = dialect.insert(table).on_conflict_do_nothing().returning(*key)
+        while left:
+            for row in self._connection.execute(insert, list(left.values())).all():
+                del left[tuple(row)]
+            if not left:
+                return
+            there = named.where(sa.tuple_(*key).in_(list(left)))
+            for row in self._connection.execute(there).all():
+                yield row
+                del left[tuple(row)[: len(key)]]
 
     def _lock_batches(self, commands: Iterable[Command]) -> None:
         ids = set()
@@ -254,13 +295,20 @@ class Held:
         beating = set()
         for command in commands:
             match command:
-                case UpdateRun() | DeleteRun():
+                case UpdateRun():
                     ids.add(command.run_id)
+                case DeleteRun():
+                    # One that was made just now is not known to be in a batch, or not: its
+                    # deletion is answered as if it had come a moment earlier.
+                    if command.run_id in self.kin:
+                        ids.add(command.run_id)
                 case FireTimer():
                     ids.add(command.run_id)
                     if command.timer is Timer.HEARTBEAT:
                         beating.add(command.run_id)
-                case MutateMetadata():
+                case MutateMetadata(target=MetadataTarget.SELF):
+                    ids.add(command.run_id)
+                case MutateMetadata() if command.run_id in self.kin:
                     ids.add(command.run_id)
                     target = self.target(command)
                     if target is not None:
@@ -293,24 +341,6 @@ class Held:
             return kin.parent_run_id
         return kin.root_run_id or command.run_id
 
-    def _insert_ignoring(
-        self,
-        table: sa.Table,
-        rows: list[dict[str, Any]],
-        key: tuple[sa.Column[Any], ...],
-    ) -> set[Any]:
-        """Inserts what is not there yet; the keys of what it inserted."""
-        dialect = postgresql if self._postgres else sqlite
-        insert = dialect.insert(table).on_conflict_do_nothing().returning(*key)
-        return {tuple(row) for row in self._connection.execute(insert, rows)}
-
-    def _rows_of(
-        self, table: sa.Table, key: tuple[sa.Column[Any], ...], values: Sequence[tuple[Any, ...]]
-    ) -> Sequence[sa.Row[Any]]:
-        if not values:
-            return ()
-        return self._connection.execute(sa.select(table).where(sa.tuple_(*key).in_(values))).all()
-
 
 def has_key(command: CreateRun) -> bool:
     """Whether the create names an idempotency key."""
@@ -321,4 +351,4 @@ def key_of(command: CreateRun) -> RunKey:
     """The key of a create that has one."""
     key = command.new.idempotency_key
     assert key is not None
-    return command.project, command.new.task_identifier, key
+    return RunKey(command.project, command.new.task_identifier, key)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from store import changes as change_log
-from store.commands import DeleteRun, Submission
+from store.commands import DeleteRun, Done, Submission
 from store.engine import Database
 from store.errors import StoreError
 from store.staged import Outcomes
-from store.tables import answers, changes, log_state, revoked_tokens, runs, used_tokens
+from store.tables import answers, changes, revoked_tokens, runs, used_tokens
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,11 @@ DETACH_AFTER_S = 120.0
 no read sees the log without the partition and without the mark."""
 
 _PARTITION = re.compile(r"changes_(\d{8})")
+
+# Any numbers that other programs on the same PostgreSQL do not use.
+_MAKING = 0x52756E50
+_CUTTING = 0x52756E43
+_FORGETTING = 0x52756E46
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,13 +73,15 @@ class Housekeeping:
             await self._database.write(_make_partitions)
 
     async def run(self) -> None:
-        """Keeps house until cancelled."""
+        """Keeps house until cancelled, whatever goes wrong."""
         while True:
             try:
                 await self.prepare()
                 await self.keep()
             except StoreError as error:
                 log.warning("housekeeping: %s", error)
+            except Exception:
+                log.exception("housekeeping")
             await asyncio.sleep(self._every_s)
 
     async def keep(self) -> None:
@@ -87,19 +95,28 @@ class Housekeeping:
             while await self._database.write(_cut_rows, self._retention.changes):
                 pass
             return
-        for partition in await self._database.write(_mark_partitions, self._retention.changes):
+        marked = set(self._marked_at)
+        old = await self._database.write(_mark_partitions, self._retention.changes, marked)
+        # Others take them away too.
+        self._marked_at = {name: at for name, at in self._marked_at.items() if name in old}
+        for partition in old:
             clock = asyncio.get_running_loop().time()
             if clock - self._marked_at.setdefault(partition, clock) < self._detach_after_s:
                 continue
-            await self._database.outside(_drop_partition, partition)
-            del self._marked_at[partition]
+            try:
+                await self._database.outside(_drop_partition, partition)
+            except SQLAlchemyError as error:
+                # Most likely a lock that was not had in time: the next round goes on from here.
+                log.warning("housekeeping: partition %s: %s", partition, error)
 
     async def _delete_runs(self) -> None:
         if self._retention.final_runs is None:
             return
-        while found := await self._database.read(_over, self._retention.final_runs):
+        progress = True
+        while progress and (found := await self._database.read(_over, self._retention.final_runs)):
+            progress = False
             for project in {one.project for one in found}:
-                await self._submit(
+                outcomes = await self._submit(
                     Submission(
                         project=project,
                         commands=tuple(
@@ -109,6 +126,7 @@ class Housekeeping:
                         ),
                     )
                 )
+                progress |= any(isinstance(outcome, Done) for outcome in outcomes)
 
 
 # ---------------------------------------------------------------------------------------- SQLite
@@ -116,20 +134,26 @@ class Housekeeping:
 
 def _cut_rows(connection: Connection, keep: timedelta, at_once: int = 10_000) -> bool:
     """Deletes the oldest changes and marks how far; whether there may be more."""
-    oldest = sa.select(changes.c.seq, changes.c.at).order_by(changes.c.seq).limit(at_once)
+    newest = connection.execute(sa.select(sa.func.max(changes.c.seq))).scalar_one()
+    oldest = (
+        sa.select(changes.c.seq, changes.c.project, changes.c.at)
+        .order_by(changes.c.seq)
+        .limit(at_once)
+    )
     before = datetime.now(UTC) - keep
-    # In the log's order and up to the first that is kept: the mark covers a beginning.
-    cut = 0
+    # In the log's order and up to the first that is kept, so that the mark covers a beginning.
+    # The newest change stays: its stamp is the witness of new cursors.
+    cuts: dict[str, int] = {}
     count = 0
-    for seq, at in connection.execute(oldest):
-        if at >= before:
+    for seq, project, at in connection.execute(oldest):
+        if at >= before or seq == newest:
             break
-        cut = seq
+        cuts[project] = seq
         count += 1
-    if cut == 0:
+    if count == 0:
         return False
-    connection.execute(sa.delete(changes).where(changes.c.seq <= cut))
-    connection.execute(sa.update(log_state).values(cut_xid=cut))
+    connection.execute(sa.delete(changes).where(changes.c.seq <= max(cuts.values())))
+    change_log.mark_cut(connection, cuts)
     return count == at_once
 
 
@@ -138,7 +162,7 @@ def _cut_rows(connection: Connection, keep: timedelta, at_once: int = 10_000) ->
 
 def _make_partitions(connection: Connection) -> None:
     """A partition a day, made apart and attached, which blocks no writer and no reader."""
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x52756E50)))
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING)))
     today = change_log.database_time(connection).astimezone(UTC).date()
     have = set(_partitions(connection))
     for ahead in range(-1, DAYS_AHEAD + 1):
@@ -169,40 +193,76 @@ def _day_of(partition: str) -> date:
     return datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC).date()
 
 
-def _mark_partitions(connection: Connection, keep: timedelta) -> list[str]:
-    """Marks the log as cut where whole partitions are too old; these partitions."""
+def _mark_partitions(connection: Connection, keep: timedelta, marked: Set[str]) -> list[str]:
+    """Marks the log as cut where whole partitions are too old; all that may be taken away.
+
+    `marked` are those that this process has marked before.
+    """
     before = (change_log.database_time(connection) - keep).astimezone(UTC).date()
-    xmin = change_log.now(connection).horizon.xmin
+    xmin = int(connection.execute(_XMIN).scalar_one())
     old = []
     for name in _partitions(connection):
         if _day_of(name) >= before:
             continue
-        newest = connection.execute(sa.text(f"SELECT max(xid) FROM {name}")).scalar_one()
-        if newest is not None:
-            if newest >= xmin:
+        if name not in marked:
+            newest = sa.text(f"SELECT project, max(xid) AS xid FROM {name} GROUP BY project")
+            cuts = {row.project: row.xid for row in connection.execute(newest)}
+            if any(xid >= xmin for xid in cuts.values()):
                 continue  # not every horizon has seen it yet
-            connection.execute(
-                sa.update(log_state)
-                .where(log_state.c.cut_xid < newest)
-                .values(cut_xid=newest)
-            )  # fmt: skip
+            change_log.mark_cut(connection, cuts)
         old.append(name)
+    # Detached by a server that did not come to drop them.
+    old += [name for name in connection.execute(_LOOSE).scalars() if _is_old(name, before)]
     return old
 
 
+_XMIN = sa.text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")
+
+_LOOSE = sa.text(
+    "SELECT c.relname FROM pg_class c"
+    " WHERE c.relkind = 'r' AND NOT c.relispartition AND c.relname LIKE 'changes\\_%'"
+    " AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'changes'::regclass)"
+)
+
+_STATE = sa.text(
+    "SELECT i.inhdetachpending FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+    " WHERE i.inhparent = 'changes'::regclass AND c.relname = :name"
+)
+
+
+def _is_old(name: str, before: date) -> bool:
+    return _PARTITION.fullmatch(name) is not None and _day_of(name) < before
+
+
 def _drop_partition(connection: Connection, name: str) -> None:
+    """Takes a partition away without a lock that writers or readers would wait for.
+
+    Each statement is a transaction of its own: it goes on from wherever somebody was cut off.
+    """
+    mine = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_CUTTING))).scalar_one()
+    if not mine:
+        return
     connection.exec_driver_sql("SET lock_timeout = '5s'")
     try:
-        connection.exec_driver_sql(f"ALTER TABLE changes DETACH PARTITION {name} CONCURRENTLY")
-        connection.exec_driver_sql(f"DROP TABLE {name}")
+        attached = connection.execute(_STATE, {"name": name}).one_or_none()
+        if attached is not None:
+            how = "FINALIZE" if attached.inhdetachpending else "CONCURRENTLY"
+            connection.exec_driver_sql(f"ALTER TABLE changes DETACH PARTITION {name} {how}")
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
     finally:
         connection.exec_driver_sql("RESET lock_timeout")
+        connection.execute(sa.select(sa.func.pg_advisory_unlock(_CUTTING)))
 
 
 # ------------------------------------------------------------------------------------------ both
 
 
 def _forget(connection: Connection, retention: Retention) -> None:
+    if connection.dialect.name == "postgresql":
+        # Two who delete the same rows in two orders would wait for each other.
+        ours = sa.select(sa.func.pg_try_advisory_xact_lock(_FORGETTING))
+        if not connection.execute(ours).scalar_one():
+            return
     now = datetime.now(UTC)
     connection.execute(sa.delete(answers).where(answers.c.created_at < now - retention.answers))
     connection.execute(

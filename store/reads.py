@@ -110,7 +110,7 @@ def snapshot(
     connection: Connection, selection: Selection, after: int | None, limit: int
 ) -> SnapshotPage:
     """A page of the runs that the selection has at present, newest first."""
-    at = changes.now(connection)
+    at = changes.now(connection, selection.project)
     found = _tagged(
         sa.select(*WHOLE).where(runs.c.project == selection.project),
         selection.project,
@@ -175,7 +175,7 @@ def log(
     payloads: bool,
 ) -> LogPage:
     """A page of what `since` has not seen; raises CannotContinue."""
-    at = changes.now(connection)
+    at = changes.now(connection, project)
     changes.check_continues(connection, since, epoch, at)
     found = changes.read(
         connection,
@@ -203,7 +203,7 @@ def log(
     )
 
 
-def present(connection: Connection) -> tuple[str, Horizon]:
+def present(connection: Connection, project: str) -> tuple[str, Horizon]:
     """The epoch and the horizon of just now."""
-    at = changes.now(connection)
+    at = changes.now(connection, project)
     return at.epoch, at.horizon

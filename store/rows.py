@@ -21,14 +21,18 @@ WHOLE: Final = tuple(runs.c[name] for name in _NAMES)
 SLIM: Final = tuple(runs.c[name] for name in _NAMES if name != "payload")
 """The columns of a run without its payload."""
 
+_SLIM_NAMES: Final = tuple(name for name in _NAMES if name != "payload")
+_STATUS: Final = {status.value: status for status in RunStatus}
 
-def run_of(row: Row[Any]) -> Run:
-    """The run in a row of `WHOLE` or `SLIM` columns."""
-    fields = dict(row._mapping)
-    fields["status"] = RunStatus(fields["status"])
-    fields["tags"] = tuple(fields["tags"] or ())
-    fields["metadata"] = fields["metadata"] or {}
-    return Run(**fields, has_payload="payload" in fields)
+
+def run_of(row: Row[Any], skip: int = 0) -> Run:
+    """The run in a row of `WHOLE` or `SLIM` columns, after some that are to be skipped."""
+    values = row[skip:] if skip else row
+    whole = len(values) == len(_NAMES)
+    fields = dict(zip(_NAMES if whole else _SLIM_NAMES, values, strict=True))
+    fields["status"] = _STATUS[fields["status"]]
+    fields["tags"] = tuple(fields["tags"])
+    return Run(**fields, has_payload=whole)
 
 
 def row_of(run: Run, names: Iterable[str] = _NAMES) -> dict[str, Any]:
@@ -37,13 +41,11 @@ def row_of(run: Run, names: Iterable[str] = _NAMES) -> dict[str, Any]:
 
 
 def differing(before: Run, after: Run) -> frozenset[str]:
-    """The columns that an update from the one to the other has to write."""
-    return frozenset(
-        name
-        for name in _NAMES
-        if getattr(before, name) is not getattr(after, name)
-        and getattr(before, name) != getattr(after, name)
-    )
+    """The columns that an update from the one to the other has to write.
+
+    By identity: Python takes 1 for True, which as JSON are two values.
+    """
+    return frozenset(name for name in _NAMES if getattr(before, name) is not getattr(after, name))
 
 
 def bind(names: Iterable[str]) -> Mapping[str, Any]:

@@ -163,7 +163,7 @@ class RunStore:
 
     async def horizon(self, project: str) -> tuple[str, Horizon]:
         """The epoch and the horizon of just now."""
-        return await self.database.read(reads.present)
+        return await self.database.read(reads.present, project)
 
     async def snapshot(
         self, selection: Selection, *, after: int | None = None, limit: int

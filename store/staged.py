@@ -49,7 +49,7 @@ class Staged:
         self._write_runs()
         self._write_tags()
         self._write_heartbeats()
-        self._release()
+        self._settle_keys()
         changes.append(self._connection, self.changes)
 
     def _write_batches(self) -> None:
@@ -114,11 +114,6 @@ class Staged:
         gone = sorted(id for id in self.deleted if id in self._held.runs)
         if gone:
             self._connection.execute(sa.delete(runs).where(runs.c.id.in_(gone)))
-            forgotten = [
-                _key(run) for run in self.deleted.values() if run.idempotency_key is not None
-            ]
-            if forgotten:
-                self._delete_keys(forgotten)
 
     def _write_tags(self) -> None:
         added = []
@@ -171,31 +166,62 @@ class Staged:
         if begun:
             self._connection.execute(sa.insert(heartbeats), begun)
 
-    def _release(self) -> None:
-        """Gives back the keys and tokens that were taken for runs that came to nothing."""
-        unused = [key for key, id in self._held.own_keys.items() if id not in self.runs]
-        taken = {key for key in unused if self._held.key_owner.get(key) in self.runs}
-        if unused:
-            self._delete_keys(unused)
-            # Another create of this group with the same key has made the run.
-            if taken:
-                self._connection.execute(
-                    sa.insert(idempotency_keys),
-                    [
-                        {
-                            "project": p,
-                            "task_identifier": task,
-                            "key": key,
-                            "run_id": self._held.key_owner[p, task, key],
-                        }
-                        for p, task, key in sorted(taken)
-                    ],
+    def _settle_keys(self) -> None:
+        """Makes the rows of keys and one-time tokens say what came of those who named them."""
+        rows, owners = self._held.key_rows, self._held.key_owner
+        moved = [(key, owners[key]) for key in rows if owners.get(key, rows[key]) != rows[key]]
+        if moved:
+            # The one for which it was taken was refused, or deleted, and another has it now.
+            self._connection.execute(
+                sa.update(idempotency_keys)
+                .where(
+                    idempotency_keys.c.project == sa.bindparam("of_project"),
+                    idempotency_keys.c.task_identifier == sa.bindparam("of_task"),
+                    idempotency_keys.c.key == sa.bindparam("of_key"),
                 )
-        tokens = sorted(self._held.own_tokens - self._held.token_use.keys())
-        if tokens:
+                .values(run_id=sa.bindparam("new_run_id")),
+                [
+                    {"of_project": p, "of_task": task, "of_key": key, "new_run_id": run_id}
+                    for (p, task, key), run_id in sorted(moved)
+                ],
+            )
+        free = {key for key in rows if key not in owners}
+        for run in self.deleted.values():
+            if run.idempotency_key is not None:
+                free.add(RunKey(run.project, run.task_identifier, run.idempotency_key))
+        free -= owners.keys()
+        if free:
+            self._delete_keys(free)
+        own, used = self._held.own_tokens, self._held.token_use
+        other = [(token, used[token]) for token in own if used.get(token, own[token]) != own[token]]
+        if other:
+            self._connection.execute(
+                sa.update(used_tokens)
+                .where(
+                    used_tokens.c.project == sa.bindparam("of_project"),
+                    used_tokens.c.token_id == sa.bindparam("of_token"),
+                )
+                .values(
+                    run_id=sa.bindparam("new_run_id"),
+                    task_identifier=sa.bindparam("new_task"),
+                    idempotency_key=sa.bindparam("new_key"),
+                ),
+                [
+                    {
+                        "of_project": project,
+                        "of_token": token,
+                        "new_run_id": use.run_id,
+                        "new_task": use.task_identifier,
+                        "new_key": use.idempotency_key,
+                    }
+                    for (project, token), use in sorted(other, key=lambda pair: pair[0])
+                ],
+            )
+        unused = sorted(own.keys() - used.keys())
+        if unused:
             self._connection.execute(
                 sa.delete(used_tokens).where(
-                    sa.tuple_(used_tokens.c.project, used_tokens.c.token_id).in_(tokens)
+                    sa.tuple_(used_tokens.c.project, used_tokens.c.token_id).in_(unused)
                 )
             )
 
@@ -262,11 +288,6 @@ class Staged:
                     result[i] = Done(
                         batch=batch_reads.read(self._connection, one.project, command.batch_id)
                     )
-
-
-def _key(run: Run) -> RunKey:
-    assert run.idempotency_key is not None
-    return run.project, run.task_identifier, run.idempotency_key
 
 
 def _due(run: Run) -> datetime | None:

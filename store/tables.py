@@ -68,9 +68,16 @@ log_state = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("epoch", sa.Text, nullable=False),
-    sa.Column("cut_xid", sa.BigInteger, nullable=False),
     # SQLite only; PostgreSQL takes a run's number from the sequence `run_number`.
     sa.Column("last_number", sa.BigInteger, nullable=False),
+)
+
+# The newest transaction of each project that retention has cut out of the log.
+log_cuts = sa.Table(
+    "log_cuts",
+    metadata,
+    sa.Column("project", sa.Text, primary_key=True),
+    sa.Column("xid", sa.BigInteger, nullable=False),
 )
 
 projects = sa.Table(

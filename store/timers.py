@@ -44,7 +44,7 @@ class Timers:
         self._look_every_s = look_every_s
 
     async def run(self) -> None:
-        """Fires what is due until cancelled; a database that is away is tried again."""
+        """Fires what is due until cancelled, whatever goes wrong."""
         wait_s = self._look_every_s
         while True:
             try:
@@ -55,6 +55,10 @@ class Timers:
                 wait_s = min(max(wait_s, 0.1) * 2, 5.0)
             except StoreError as error:
                 log.warning("timers: %s", error)
+                wait_s = self._look_every_s
+            except Exception:
+                # Runs that never expire would be the price of giving up.
+                log.exception("timers")
                 wait_s = self._look_every_s
             await asyncio.sleep(wait_s)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from store.broker import Hint
 from store.commands import (
@@ -21,7 +24,11 @@ from store.commands import (
 from store.engine import CommitLost, Database
 from store.errors import OutcomeUnknown, StoreError, Unavailable
 from store.group import Committed, run_group
+from store.model import Change
 from store.staged import Outcomes
+from store.tables import changes
+
+log = logging.getLogger(__name__)
 
 GROUP_COMMANDS = 500
 """How many commands one transaction takes at most, unless one submission has more."""
@@ -31,6 +38,15 @@ WAITING_COMMANDS = 20_000
 
 OUTCOME_WAIT_S = 5.0
 """How long the outcome of a lost COMMIT is asked for."""
+
+LOOK_AHEAD: Final = 2 * GROUP_COMMANDS
+"""How many submissions that must wait for a group in flight are passed over for the next one."""
+
+TRIES: Final = 4
+"""How often a submission that stands in others' way is tried before its caller is told."""
+
+_IN_THE_WAY: Final = frozenset({"40001", "40P01", "55P03"})
+"""PostgreSQL: a serialization failure, a deadlock, a lock that was not had in time."""
 
 
 class _Waiting:
@@ -129,7 +145,7 @@ class Writer:
         later: list[_Waiting] = []
         blocked: set[object] = set()
         commands = 0
-        while self._queue and commands < GROUP_COMMANDS:
+        while self._queue and commands < GROUP_COMMANDS and len(later) < LOOK_AHEAD:
             one = self._queue.popleft()
             size = len(one.submission.commands)
             if one.future.cancelled():
@@ -167,25 +183,37 @@ class Writer:
 
     async def _commit(self, group: list[_Waiting]) -> None:
         try:
-            await self._transact(group)
+            committed = await self._transact(group)
         except (Unavailable, OutcomeUnknown):
             raise
         except Exception:
             # A deadlock, a lock not had in time, a statement refused: rolled back, and again
             # one by one, so that only the guilty one fails.
-            if len(group) == 1:
-                raise
             for one in group:
                 await self._commit_alone(one)
+        else:
+            self._answer(group, committed)
 
     async def _commit_alone(self, one: _Waiting) -> None:
-        try:
-            await self._transact([one])
-        except Exception as error:
-            if not one.future.done():
-                one.future.set_exception(error)
+        for tries_left in reversed(range(TRIES)):
+            try:
+                committed = await self._transact([one])
+            except (Unavailable, OutcomeUnknown):
+                # The rest of the group would only wait for the same, one after the other.
+                raise
+            except Exception as error:
+                if not _is_in_the_way(error):
+                    if not one.future.done():
+                        one.future.set_exception(error)
+                    return
+                if not tries_left and not one.future.done():
+                    one.future.set_exception(Unavailable(f"others were in the way: {error}"))
+            else:
+                self._answer([one], committed)
+                return
 
-    async def _transact(self, group: list[_Waiting]) -> None:
+    async def _transact(self, group: list[_Waiting]) -> Committed:
+        """One transaction; when this returns it is committed, and when it raises it is not."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         transaction = _Transaction([one.submission for one in group], self._limits)
@@ -193,11 +221,21 @@ class Writer:
             committed = await self._database.write(transaction)
         except CommitLost as error:
             committed = await self._after_a_lost_commit(transaction, error)
-        self._committed(len(committed.hints), loop.time() - began)
+        try:
+            self._committed(len(committed.hints), loop.time() - began)
+        except Exception:
+            log.exception("a commit could not be counted")
+        return committed
+
+    def _answer(self, group: list[_Waiting], committed: Committed) -> None:
         # Hints first: a caller may act on its answer at once, and what it does then
         # comes after.
         if committed.hints:
-            self._publish(committed.hints)
+            try:
+                self._publish(committed.hints)
+            except Exception:
+                # The tail finds them; nothing may make the group look as if it had failed.
+                log.exception("hints could not be published")
         for one, outcome in zip(group, committed.outcomes, strict=True):
             if one.future.done():
                 continue
@@ -208,13 +246,13 @@ class Writer:
 
     async def _after_a_lost_commit(self, transaction: _Transaction, error: CommitLost) -> Committed:
         """What was committed, if the database says that it was."""
-        committed, xid = transaction.result, transaction.xid
-        if committed is None or xid is None:
+        committed = transaction.result
+        if committed is None:
             raise Unavailable(str(error)) from error
         outcome = None
         try:
             async with asyncio.timeout(OUTCOME_WAIT_S):
-                outcome = await self._outcome(xid)
+                outcome = await self._outcome(committed)
         except TimeoutError:
             pass
         if outcome == "committed":
@@ -223,11 +261,17 @@ class Writer:
             raise Unavailable(str(error)) from error
         raise OutcomeUnknown("the database went away during the commit") from error
 
-    async def _outcome(self, xid: int) -> str | None:
+    async def _outcome(self, committed: Committed) -> str | None:
         wait_s = 0.05
         while True:
             try:
-                outcome = await self._database.read(_outcome_of, xid)
+                outcome = await self._database.read(_outcome_of, committed.xid)
+                # A crash makes PostgreSQL forget what had not reached the disk, and give the id
+                # out again: so "committed" may be said of another's transaction.
+                if outcome == "committed" and committed.hints:
+                    first = committed.hints[0].change
+                    if not await self._database.read(_is_in_the_log, first):
+                        outcome = "aborted"
             except Unavailable:
                 outcome = "in progress"
             if outcome != "in progress":
@@ -242,17 +286,36 @@ class _Transaction:
     def __init__(self, submissions: Sequence[Submission], limits: Limits) -> None:
         self._submissions = submissions
         self._limits = limits
-        self.xid: int | None = None
         self.result: Committed | None = None
 
     def __call__(self, connection: Connection) -> Committed:
+        self.result = None
         self.result = run_group(connection, self._submissions, self._limits)
-        self.xid = self.result.xid
         return self.result
 
 
+def _is_in_the_way(error: Exception) -> bool:
+    """Whether a statement failed because of what others hold, and not by itself."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _IN_THE_WAY
+
+
 def _outcome_of(connection: Connection, xid: int) -> str | None:
+    # To ask for an id that was never given out is an error: a crash made it forgotten.
+    given = "SELECT CAST(CAST(:xid AS text) AS xid8) < pg_snapshot_xmax(pg_current_snapshot())"
+    if not connection.execute(sa.text(given), {"xid": str(xid)}).scalar_one():
+        return "aborted"
     outcome: str | None = connection.execute(
         sa.text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))"), {"xid": str(xid)}
     ).scalar_one()
     return outcome
+
+
+def _is_in_the_log(connection: Connection, change: Change) -> bool:
+    found = sa.select(changes.c.run_id).where(
+        changes.c.project == change.project,
+        changes.c.xid == change.xid,
+        changes.c.run_id == change.run_id,
+        changes.c.version == change.version,
+        changes.c.at == change.at,
+    )
+    return connection.execute(found).first() is not None

@@ -25,11 +25,13 @@ def upgrade() -> None:
         "log_state",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("epoch", sa.Text, **NOT_NULL),
-        sa.Column("cut_xid", sa.BigInteger, **NOT_NULL),
         sa.Column("last_number", sa.BigInteger, **NOT_NULL),
     )
-    op.bulk_insert(
-        state, [{"id": 1, "epoch": secrets.token_hex(8), "cut_xid": 0, "last_number": 0}]
+    op.bulk_insert(state, [{"id": 1, "epoch": secrets.token_hex(8), "last_number": 0}])
+    op.create_table(
+        "log_cuts",
+        sa.Column("project", sa.Text, primary_key=True),
+        sa.Column("xid", sa.BigInteger, **NOT_NULL),
     )
     op.create_table(
         "projects",
