@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from realtime import api
+from realtime import VERSION, api
 from realtime.api.origins import Origins
-from realtime.auth import Authority
+from realtime.auth import Authority, Grant
+from realtime.hub import Hub, HubSettings
 from realtime.metrics import Metrics
+from realtime.session import SessionSettings
 from realtime.settings import Settings
 from store import Retention, RunStore, open_broker
 from store.access import Access
-from store.broker import Broker, Hint
-from store.engine import open_database
+from store.broker import Broker
+from store.engine import Database, open_database
 from store.schema import migrate
 from store.tables import log_state
 
@@ -31,59 +33,43 @@ log = logging.getLogger(__name__)
 _RESTART_S: Final = 1.0
 
 
-class Gateway:
+class Runtime:
     """One server process: its parts, from the start until it has drained.
 
-    The parts are there between `start` and `close`; before the start nobody calls.
+    The parts are there while it is `running`; before that nobody calls.
     """
 
     store: RunStore
     access: Access
     authority: Authority
+    hub: Hub
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.draining = False
+        self.has_failed = False
+        """A part failed without which nothing goes on: the process is to end."""
         self._broker: Broker | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """All parts, at work until the block is left."""
-        settings = self.settings
-        database = await open_database(settings.database)
+        database = await open_database(self.settings.database)
         try:
             await migrate(database)
-            namespace = settings.redis_namespace
-            if namespace is None:
-                namespace = await database.read(_namespace)
-            self._broker = broker = open_broker(settings.redis, namespace=namespace)
-            self.store = RunStore(
-                database,
-                broker,
-                limits=settings.limits,
-                retention=_retention(settings),
-                committed=self.metrics.committed,
-            )
-            await self.store.housekeeping.prepare()
-            self.access = Access(database)
-            self.authority = Authority(
-                self.access, first_key=settings.api_key, loopback=settings.is_loopback
-            )
-            await self.authority.start()
+            broker = await self._make(database)
         except BaseException:
             await database.close()
             raise
-        await broker.start(_Nobody())
-        parts: dict[str, Callable[[], Awaitable[None]]] = {
-            "timers": self.store.timers.run,
-            "housekeeping": self.store.housekeeping.run,
-            "access": self.authority.run,
-        }
         tasks = [
-            asyncio.create_task(_kept_running(name, run), name=name) for name, run in parts.items()
+            asyncio.create_task(self._run_hub(), name="hub"),
+            asyncio.create_task(_kept_running("timers", self.store.timers.run)),
+            asyncio.create_task(_kept_running("housekeeping", self.store.housekeeping.run)),
+            asyncio.create_task(_kept_running("access", self.authority.run)),
         ]
         try:
+            await self.hub.ready.wait()
             yield
         finally:
             for task in tasks:
@@ -92,9 +78,47 @@ class Gateway:
             await broker.close()
             await self.store.close()
 
-    async def drain(self) -> None:
-        """Sends the connections away. No more new ones are taken from now on."""
+    async def _make(self, database: Database) -> Broker:
+        settings = self.settings
+        namespace = settings.redis_namespace
+        if namespace is None:
+            namespace = await database.read(_namespace)
+        self._broker = broker = open_broker(
+            settings.redis, namespace=namespace, metrics=self.metrics.broker
+        )
+        self.store = RunStore(
+            database,
+            broker,
+            limits=settings.limits,
+            retention=_retention(settings),
+            committed=self.metrics.committed,
+        )
+        await self.store.housekeeping.prepare()
+        self.access = Access(database)
+        self.authority = Authority(
+            self.access, first_key=settings.api_key, loopback=settings.is_loopback
+        )
+        await self.authority.start()
+        self.hub = Hub(self.store, broker, settings=_hub_settings(settings), measures=self.metrics)
+        self.authority.on_revocation(lambda: self.hub.revoked(self._stands))
+        return broker
+
+    def _stands(self, grant: object) -> bool:
+        return isinstance(grant, Grant) and self.authority.stands(grant)
+
+    async def _run_hub(self) -> None:
+        try:
+            await self.hub.run()
+        except Exception:
+            # Its streams are gone with it; they resume at another process, or at the next.
+            log.critical("the hub failed", exc_info=True)
+            self.has_failed = True
+            self.hub.ready.set()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Sends the streams away; returns when all are gone, or after the deadline."""
         self.draining = True
+        await self.hub.drain(deadline_s)
 
     # What the health calls ask.
 
@@ -106,23 +130,22 @@ class Gateway:
         await self.store.check()
 
     def metrics_text(self) -> bytes:
-        self.metrics.broker_up.set(self.broker == "ok")
         return self.metrics.text()
 
 
 def create_app(settings: Settings) -> Starlette:
-    """The ASGI application; `app.state.gateway` is its Gateway."""
-    gateway = Gateway(settings)
+    """The ASGI application; `app.state.runtime` is its Runtime."""
+    runtime = Runtime(settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with gateway.running():
+        async with runtime.running():
             services = api.Services(
-                store=gateway.store,
-                authority=gateway.authority,
+                store=runtime.store,
+                authority=runtime.authority,
                 settings=settings,
-                metrics=gateway.metrics,
-                health=gateway,
+                metrics=runtime.metrics,
+                health=runtime,
             )
             app.router.routes[:] = api.routes(services)
             yield
@@ -133,13 +156,13 @@ def create_app(settings: Settings) -> Starlette:
         middleware=[
             Middleware(
                 Origins,
-                is_open=lambda: gateway.authority.open,
+                is_open=lambda: runtime.authority.open,
                 allowed=settings.allowed_origins,
             )
         ],
     )
     app.router.redirect_slashes = False
-    app.state.gateway = gateway
+    app.state.runtime = runtime
     return app
 
 
@@ -162,17 +185,23 @@ def _retention(settings: Settings) -> Retention:
     )
 
 
+def _hub_settings(settings: Settings) -> HubSettings:
+    return HubSettings(
+        session=SessionSettings(
+            heartbeat_s=settings.heartbeat_s,
+            authenticate_s=settings.authenticate_s,
+            subscriptions=settings.subscriptions,
+            message_bytes=settings.message_bytes,
+            server=f"runstream/{VERSION}",
+        ),
+        connections=settings.connections,
+        mailbox_bytes=settings.mailbox_bytes,
+        slow_consumer_s=settings.slow_consumer_s,
+        replay_changes=settings.replay_changes,
+    )
+
+
 def _namespace(connection: Connection) -> str:
     # Two databases on one Redis must not hear each other, and all processes on one must.
     epoch = connection.scalar(sa.select(log_state.c.epoch))
     return f"runstream:{epoch}"
-
-
-class _Nobody:
-    """Listens to hints where no stream is served."""
-
-    def hinted(self, hints: Sequence[Hint]) -> None:
-        pass
-
-    def suspect(self, project: str | None, reason: Any) -> None:
-        pass

@@ -359,6 +359,13 @@ class Authority:
             return _EVERYBODY  # a key of another server: here nobody needs one
         return await self._key_grant(token)
 
+    async def authenticate(self, token: str | None) -> Grant | str:
+        """As `grant`, but says why there is none instead of raising Unauthorized."""
+        try:
+            return await self.grant(token)
+        except Unauthorized as refused:
+            return str(refused)
+
     async def _key_grant(self, token: str) -> Grant:
         if not _KEY.fullmatch(token):
             raise Unauthorized(Denied.INVALID)

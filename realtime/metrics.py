@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import (
@@ -29,40 +28,38 @@ class Metrics:
         PlatformCollector(registry=self.registry)
 
         # The store.
-        self.changes_total = self._counter("changes", "Changes committed by this process.")
-        self.commits_total = self._counter("commits", "Transactions committed by this process.")
-        self.commit_changes = self._histogram(
+        self.changes_total = self.counter("changes", "Changes committed by this process.")
+        self.commits_total = self.counter("commits", "Transactions committed by this process.")
+        self.commit_changes = self.histogram(
             "commit_changes", "Changes in one transaction.", (1, 2, 5, 10, 20, 50, 100, 200, 500)
         )
-        self.commit_seconds = self._histogram("commit_seconds", "How long a commit took.", _FAST)
+        self.commit_seconds = self.histogram("commit_seconds", "How long a commit took.", _FAST)
 
         # The way to the sockets.
-        self.found_by_tail_total = self._counter(
+        self.found_by_tail_total = self.counter(
             "found_by_tail", "Changes that the tail found before any hint told of them."
         )
-        self.hints_total = self._counter("hints", "Hints, by what became of them.", "result")
-        self.fetches_total = self._counter("fetches", "Reads of the log to close a gap.")
-        self.resumes_total = self._counter("resumes", "Resumed subscriptions.", "outcome")
-        self.resets_total = self._counter("resets", "Subscriptions reset.", "reason")
-        self.repeats_total = self._counter("repeats", "Changes that were dropped as known.")
-        self.closes_total = self._counter("closes", "Connections closed by the server.", "code")
-        self.connections = self._gauge("connections", "Open connections.", "kind")
-        self.subscriptions = self._gauge("subscriptions", "Subscriptions that live.")
-        self.mailbox_bytes = self._gauge("mailbox_bytes", "What all connections are owed.")
-        self.delivered_total = self._counter("delivered", "Changes put on sockets.")
-        self.delivery_seconds = self._histogram(
+        self.hints_total = self.counter("hints", "Hints, by what became of them.", "result")
+        self.fetches_total = self.counter("fetches", "Reads of the log to close a gap.")
+        self.resumes_total = self.counter("resumes", "Resumed subscriptions.", "outcome")
+        self.resets_total = self.counter("resets", "Subscriptions reset.", "reason")
+        self.closes_total = self.counter("closes", "Connections closed by the server.", "code")
+        self.connections = self.gauge("connections", "Open connections.")
+        self.subscriptions = self.gauge("subscriptions", "Subscriptions that live.")
+        self.mailbox_bytes = self.gauge("mailbox_bytes", "What all connections are owed.")
+        self.delivery_seconds = self.histogram(
             "delivery_seconds", "From a change's commit to its socket.", _FAST
         )
-        self.horizon_age_seconds = self._gauge(
-            "horizon_age_seconds", "For how long the oldest transaction has been open."
+        self.horizon_age_seconds = self.gauge(
+            "horizon_age_seconds", "Since the tail last got through, in the worst project."
         )
-        self.broker_up = self._gauge("broker_up", "1 while the broker is all right, else 0.")
+        self.broker = BrokerCounts(self)
 
         # HTTP.
-        self.http_requests_total = self._counter(
+        self.http_requests_total = self.counter(
             "http_requests", "HTTP requests.", "route", "method", "status"
         )
-        self.http_request_seconds = self._histogram(
+        self.http_request_seconds = self.histogram(
             "http_request_seconds", "How long an HTTP request took.", _FAST, "route"
         )
 
@@ -78,21 +75,56 @@ class Metrics:
         self.http_requests_total.labels(route, method, str(status)).inc()
         self.http_request_seconds.labels(route).observe(seconds)
 
-    def ask(self, gauge: Gauge, value: Callable[[], float]) -> None:
-        """Has a gauge ask for its value when it is read."""
-        gauge.set_function(value)
-
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
         return generate_latest(self.registry)
 
-    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+    def counter(self, name: str, help: str, *labels: str) -> Counter:
         return Counter(f"runstream_{name}", help, labels, registry=self.registry)
 
-    def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
+    def gauge(self, name: str, help: str, *labels: str) -> Gauge:
         return Gauge(f"runstream_{name}", help, labels, registry=self.registry)
 
-    def _histogram(
+    def histogram(
         self, name: str, help: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
         return Histogram(f"runstream_{name}", help, labels, buckets=buckets, registry=self.registry)
+
+
+class BrokerCounts:
+    """What a broker counts."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._published = metrics.counter("broker_published", "Hints published.")
+        self._dropped = metrics.counter("broker_dropped", "Hints thrown away.", "reason")
+        self._received = metrics.counter("broker_received", "Hints of other processes.")
+        self._suspected = metrics.counter(
+            "broker_suspected", "Times that hints may have been lost.", "reason"
+        )
+        self._reconnected = metrics.counter("broker_reconnected", "Connections made again.", "side")
+        self._canary_missed = metrics.counter(
+            "broker_canary_missed", "Connections that had gone silent."
+        )
+        self._up = metrics.gauge("broker_up", "1 while hints are known to come through, else 0.")
+        self._up.set(1)
+
+    def published(self, hints: int) -> None:
+        self._published.inc(hints)
+
+    def dropped(self, hints: int, reason: str) -> None:
+        self._dropped.labels(reason).inc(hints)
+
+    def received(self, hints: int) -> None:
+        self._received.inc(hints)
+
+    def suspected(self, reason: str) -> None:
+        self._suspected.labels(reason).inc()
+
+    def reconnected(self, side: str) -> None:
+        self._reconnected.labels(side).inc()
+
+    def canary_missed(self) -> None:
+        self._canary_missed.inc()
+
+    def state(self, ok: bool) -> None:
+        self._up.set(ok)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import click
 import uvicorn
 
-from realtime.app import Gateway, create_app
+from realtime.app import Runtime, create_app
 from realtime.settings import Settings
 from store.errors import StoreError
 
@@ -75,13 +75,13 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        gateway: Gateway,
+        runtime: Runtime,
         *,
         ready: Callable[[], None],
         signals: Sequence[signal.Signals],
     ) -> None:
         super().__init__(config)
-        self._gateway = gateway
+        self._runtime = runtime
         self._ready = ready
         self._signals = signals
 
@@ -89,11 +89,14 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._ready()
 
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._runtime.has_failed
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # It goes on accepting meanwhile: a balancer takes its time to hear of the end.
-        drain_s = self._gateway.settings.drain_s
+        drain_s = self._runtime.settings.drain_s
         deadline = time.monotonic() + drain_s
-        draining = asyncio.create_task(self._gateway.drain())
+        draining = asyncio.create_task(self._runtime.drain(drain_s))
         while not (draining.done() or self.force_exit or time.monotonic() >= deadline):
             await asyncio.wait({draining}, timeout=0.05)
         draining.cancel()
@@ -131,7 +134,7 @@ def run_server(
 ) -> None:
     """Serves in this process, on these sockets, until a signal ends it. Raises CannotServe."""
     app = create_app(settings)
-    gateway: Gateway = app.state.gateway
+    runtime: Runtime = app.state.runtime
     config = uvicorn.Config(
         app,
         loop=settings.loop,
@@ -148,16 +151,16 @@ def run_server(
         date_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
-    server = Server(config, gateway, ready=ready, signals=signals)
+    server = Server(config, runtime, ready=ready, signals=signals)
 
     async def main() -> None:
         async with app.router.lifespan_context(app):
-            if gateway.authority.open:
+            if runtime.authority.open:
                 log.warning(
                     "no API key is configured: everybody on this machine may do everything "
                     "(RUNSTREAM_API_KEY or `realtime key create` ends that)"
                 )
-            elif not gateway.authority.has_key:
+            elif not runtime.authority.has_key:
                 raise CannotServe(
                     f"no API key is configured, so it listens on this machine only and not on "
                     f"{settings.host}: set RUNSTREAM_API_KEY, or make a key with "
@@ -165,6 +168,9 @@ def run_server(
                 )
             serving(server)
             await server.serve(list(sockets))
+
+        if runtime.has_failed:
+            raise CannotServe("a part failed that nothing goes on without; the log says which")
 
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

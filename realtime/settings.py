@@ -84,6 +84,9 @@ class Settings:
         None, "Delete final runs after so many days; without it they are kept.", least=0
     )
 
+    connections: int = _setting(
+        100_000, "Streams that one process holds; more are sent away.", least=1
+    )
     subscriptions: int = _setting(1_000, "Subscriptions on one connection.", least=1)
     message_bytes: int = _setting(65_536, "The longest message a client may send.", least=1_024)
     mailbox_bytes: int = _setting(

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from realtime.app import Gateway, create_app
+from realtime.app import Runtime, create_app
 from realtime.settings import Settings
 
 KEY = "a-key-for-the-tests-0123456789"
@@ -19,14 +19,14 @@ KEY = "a-key-for-the-tests-0123456789"
 class Caller:
     """Somebody with a key or token, who calls the API."""
 
-    def __init__(self, client: httpx2.AsyncClient, gateway: Gateway, token: str | None) -> None:
+    def __init__(self, client: httpx2.AsyncClient, runtime: Runtime, token: str | None) -> None:
         self.client = client
-        self.gateway = gateway
+        self.runtime = runtime
         self.token = token
 
     def with_token(self, token: str | None) -> Caller:
         """Somebody else, who calls the same server."""
-        return Caller(self.client, self.gateway, token)
+        return Caller(self.client, self.runtime, token)
 
     async def call(self, method: str, path: str, **how: Any) -> httpx2.Response:
         headers = dict(how.pop("headers", {}))
@@ -74,13 +74,13 @@ async def serving(database: str, **settings: Any) -> AsyncIterator[Caller]:
     """A running application; whoever calls has its first key, if it has one."""
     settings.setdefault("api_key", KEY)
     app = create_app(Settings(database=database, **settings))
-    gateway: Gateway = app.state.gateway
+    runtime: Runtime = app.state.runtime
     transport = httpx2.ASGITransport(app=app)
     async with app.router.lifespan_context(app):
         async with httpx2.AsyncClient(
             transport=transport, base_url="http://localhost:8080"
         ) as client:
-            yield Caller(client, gateway, settings["api_key"])
+            yield Caller(client, runtime, settings["api_key"])
 
 
 def assert_problem(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:

@@ -333,7 +333,7 @@ async def test_what_nobody_foresaw_is_logged_and_not_told(
     async def broken(*_: Any) -> Any:
         raise RuntimeError("secret of the inside")
 
-    monkeypatch.setattr(api.gateway.store, "get_run", broken)
+    monkeypatch.setattr(api.runtime.store, "get_run", broken)
     response = await api.get("/v1/runs/run_00000000000000000000000000")
     problem = assert_problem(response, 500, "internal")
     assert "secret" not in response.text
@@ -352,7 +352,7 @@ async def test_a_database_that_is_away_is_said_with_when_to_come_back(
     async def away(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(api.gateway.store, "execute", away)
+    monkeypatch.setattr(api.runtime.store, "execute", away)
     response = await api.post("/v1/runs", {"taskIdentifier": "x"})
     assert_problem(response, 503, code)
     assert int(response.headers["retry-after"]) >= 1

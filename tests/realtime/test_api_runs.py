@@ -583,7 +583,7 @@ async def test_who_may_not_write_changes_nothing(api: Caller, grant: str) -> Non
     """Every call that changes something, with everything that reads."""
     if grant == "read-only key":
         key = new_key()
-        access = api.gateway.access
+        access = api.runtime.access
         await access.create_key("default", "r", key_hash(key), read_only=True)
         reader = api.with_token(key)
     else:

@@ -127,7 +127,7 @@ async def test_a_trigger_token_puts_its_run_nowhere(api: Caller) -> None:
 async def test_projects_see_nothing_of_each_other(api: Caller) -> None:
     """Ids, tags, batches and idempotency keys of one are nothing in the other."""
     key = new_key()
-    await api.gateway.access.create_key("shop", "k", key_hash(key), read_only=False)
+    await api.runtime.access.create_key("shop", "k", key_hash(key), read_only=False)
     shop = api.with_token(key)
     tag = new_id("tag")
     ours = await api.run("same", tags=[tag], idempotencyKey=tag)
@@ -155,10 +155,10 @@ async def test_projects_see_nothing_of_each_other(api: Caller) -> None:
 async def test_a_key_revoked_elsewhere_is_refused_within_a_second_or_so(api: Caller) -> None:
     """Another process did it; this one had the key in its memory."""
     key = new_key()
-    stored = await api.gateway.access.create_key("shop", "k", key_hash(key), read_only=False)
+    stored = await api.runtime.access.create_key("shop", "k", key_hash(key), read_only=False)
     caller = api.with_token(key)
     assert (await caller.get("/v1/runs")).status_code == 200
-    await api.gateway.access.revoke_key(stored.id)
+    await api.runtime.access.revoke_key(stored.id)
     async with asyncio.timeout(5):
         while (await caller.get("/v1/runs")).status_code != 401:
             await asyncio.sleep(0.02)
