@@ -369,6 +369,11 @@ class Session:
         if self.state is State.OPEN:
             self._say(protocol.reconnect(after_ms, reason))
 
+    def turn_away(self, after_ms: int, reason: str) -> list[Effect]:
+        """The server is going away already: come back later, to another one."""
+        self._say(protocol.reconnect(after_ms, reason))
+        return self.close(CloseCode.RESTARTING, "the server is going away")
+
     def tick(self, now: Moment) -> list[Effect]:
         """What the passing of time brings about."""
         if self.state is State.CLOSED:

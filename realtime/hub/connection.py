@@ -102,8 +102,10 @@ class Connection:
         connection_id: str,
         settings: SessionSettings,
         mailbox_bytes: int,
+        kind: str = "websocket",
     ) -> None:
         self._desk = desk
+        self.kind = kind
         self.outlet = outlet
         self._authenticate = authenticate
         self.mailbox = Mailbox(self, mailbox_bytes)
@@ -215,6 +217,10 @@ class Connection:
         self.mailbox.clear()
         self.perform(self.session.close(CloseCode.SLOW_CONSUMER, "too slow: resume"))
 
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Closes it, once what is owed has been sent."""
+        self.say(lambda: self.session.close(code, reason))
+
     def broke(self, error: Exception) -> None:
         """Something of ours failed; only this connection has to bear it."""
         self.perform(self.session.close(CloseCode.INTERNAL, "internal error"))
@@ -266,6 +272,10 @@ class Connection:
 
     def pressed(self) -> None:
         """The mailbox is about to be full."""
+        self.writable()
+
+    def writable(self) -> None:
+        """The outlet takes more again."""
         self.flush(self._desk.now().monotonic, Packing())
 
     def flush(self, now: float, packing: Packing) -> None:

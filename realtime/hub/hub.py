@@ -111,6 +111,7 @@ class Hub:
         """When the changes were made that this turn of the loop has shown."""
         self._slow: OrderedDict[str, deque[float]] = OrderedDict()
         self._lingering: dict[str, asyncio.TimerHandle] = {}
+        self._kinds: dict[str, int] = {}
         self._is_running = False
         self._one_closed = asyncio.Event()
 
@@ -164,9 +165,13 @@ class Hub:
         outlet: Outlet,
         authenticate: Authenticate,
         *,
+        kind: str = "websocket",
         session: SessionSettings | None = None,
     ) -> Connection:
-        """A new connection. Over the limit, or while draining, it is closed at once."""
+        """A new connection. Over the limit, or while draining, it is closed at once.
+
+        `kind` is what it is counted as.
+        """
         connection = Connection(
             self,
             outlet,
@@ -174,26 +179,29 @@ class Hub:
             new_id("conn"),
             session or self.settings.session,
             self.settings.mailbox_bytes,
+            kind,
         )
         self.connections[connection] = None
-        self.measures.connections.set(len(self.connections))
+        self._count(kind, 1)
         if len(self.connections) > self.settings.connections:
-            connection.say(
-                lambda: connection.session.close(CloseCode.TOO_MANY, "too many connections")
-            )
+            connection.close(CloseCode.TOO_MANY, "too many connections")
         elif self.is_draining:
-            connection.say(
-                lambda: connection.session.close(CloseCode.RESTARTING, "the server is going away")
-            )
+            after_ms = random.randint(100, 1_000)
+            connection.say(lambda: connection.session.turn_away(after_ms, "draining"))
         return connection
+
+    def _count(self, kind: str, more: int) -> None:
+        self._kinds[kind] = self._kinds.get(kind, 0) + more
+        self.measures.connections.labels(kind=kind).set(self._kinds[kind])
 
     def opened(self, connection: Connection) -> None:
         """A connection is authenticated."""
 
     def closed(self, connection: Connection, code: int) -> None:
         """A connection is over."""
-        if self.connections.pop(connection, 0) is None:
-            self.measures.connections.set(len(self.connections))
+        if connection in self.connections:
+            del self.connections[connection]
+            self._count(connection.kind, -1)
             self.measures.closes_total.labels(code=str(code) if code else "lost").inc()
             self._one_closed.set()
         self._dirty.pop(connection, None)
@@ -323,8 +331,9 @@ class Hub:
                 self.measures.delivery_seconds.observe((at - changed_at).total_seconds())
             self._changes.clear()
 
-    def _delivered(self, change: Change) -> None:
+    def _delivered(self, change: Change, times: int) -> None:
         self._changes.append(change.at)
+        self.measures.delivered_total.inc(times)
 
     # --------------------------------------------------------------------------------------- time
 
@@ -357,7 +366,7 @@ class Hub:
             projects = self.projects.values()
             self.measures.subscriptions.set(sum(len(each.index) for each in projects))
             self.measures.horizon_age_seconds.set(
-                max((now.monotonic - each.passed_at for each in projects), default=0.0)
+                max((each.horizon_age_s(now) for each in projects), default=0.0)
             )
 
     def _heartbeat(self, connection: Connection, now: Moment) -> None:

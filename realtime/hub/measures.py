@@ -23,6 +23,12 @@ class Gauge(Protocol):
     def set(self, value: float, /) -> None: ...
 
 
+class Gauges(Protocol):
+    """A gauge for each value of a label."""
+
+    def labels(self, **labels: str) -> Gauge: ...
+
+
 class Histogram(Protocol):
     """How values are spread."""
 
@@ -63,7 +69,9 @@ class Measures(Protocol):
         ...
 
     @property
-    def connections(self) -> Gauge: ...
+    def connections(self) -> Gauges:
+        """By `kind`: websocket, sse."""
+        ...
 
     @property
     def subscriptions(self) -> Gauge: ...
@@ -74,13 +82,18 @@ class Measures(Protocol):
         ...
 
     @property
+    def delivered_total(self) -> Counter:
+        """Changes shown, once for each subscription."""
+        ...
+
+    @property
     def delivery_seconds(self) -> Histogram:
         """From a change's `at` to the write of it, once a group."""
         ...
 
     @property
     def horizon_age_seconds(self) -> Gauge:
-        """Since the tail last got through, for the project where that is longest ago."""
+        """For how long the oldest transaction has been open that a horizon waits for."""
         ...
 
 
@@ -91,7 +104,7 @@ class _Nothing:
 
     def observe(self, amount: float, /) -> None: ...
 
-    def labels(self, **labels: str) -> Counter:
+    def labels(self, **labels: str) -> _Nothing:
         return self
 
 
@@ -107,5 +120,6 @@ class NoMeasures:
     connections = _Nothing()
     subscriptions = _Nothing()
     mailbox_bytes = _Nothing()
+    delivered_total = _Nothing()
     delivery_seconds = _Nothing()
     horizon_age_seconds = _Nothing()

@@ -73,7 +73,8 @@ class Services:
     measures: Measures
     now: Callable[[], Moment]
     wake_tail: Callable[[str], None]
-    delivered: Callable[[Change], None]
+    delivered: Callable[[Change, int], None]
+    """A change was shown to so many."""
     replay_changes: int
     join_s: float
     is_slow: Callable[[str], bool]
@@ -118,7 +119,8 @@ class Project:
         self.horizon: Horizon | None = None
         self.ring: Ring | None = None
         self.is_stale = False
-        self.passed_at = services.now().monotonic
+        self._oldest = 0
+        self._oldest_since = 0.0
         self.wanted_logs: dict[tuple[str, Horizon], set[str | None]] = {}
         """For each resume that waits for a read of the log: of which runs."""
         self._last: dict[str, tuple[int, int]] = {}
@@ -441,7 +443,7 @@ class Project:
                     owed[key] = ([member], items)
             for told, items in owed.values():
                 self._tell(told, items)
-        self.services.delivered(group.last)
+        self.services.delivered(group.last, len(verdicts))
         for member, verdict in verdicts:
             if verdict.end is not None:
                 self.end(member, verdict.end)
@@ -509,7 +511,6 @@ class Project:
         """The horizon was taken."""
         self.epoch, self.horizon = epoch, horizon
         self.ring = Ring(horizon)
-        self.passed_at = self.services.now().monotonic
         self.ready.set()
         self._mark_fresh()
 
@@ -531,7 +532,8 @@ class Project:
         """All that the statement saw was handed on."""
         composed, self._composed = self._composed, _Composed()
         horizon = self.horizon = page.horizon
-        self.passed_at = self.services.now().monotonic
+        if horizon.xip and horizon.xmin != self._oldest:
+            self._oldest, self._oldest_since = horizon.xmin, self.services.now().monotonic
         if self.ring is not None:
             self.ring.moved(horizon)
         self._last = {
@@ -643,6 +645,12 @@ class Project:
                 connection.session.mark_stale(self.is_stale)
             except MailboxFull:
                 connection.overflowed()
+
+    def horizon_age_s(self, now: Moment) -> float:
+        """For how long the oldest transaction has been open that the horizon waits for."""
+        if self.horizon is None or not self.horizon.xip:
+            return 0.0
+        return now.monotonic - self._oldest_since
 
     def needs_statement(self) -> bool:
         """Whether somebody waits for a statement of the tail."""
