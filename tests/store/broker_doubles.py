@@ -13,6 +13,7 @@ import msgspec
 from store.broker import Broker, BrokerState, Hint
 from store.broker.redis import Tuning
 from store.model import Change, RunStatus
+from tests import faults
 from tests.builders import a_change, a_run
 
 HURRIED: Final = Tuning(
@@ -61,6 +62,13 @@ class Recorder:
     def suspected(self, reason: str, project: str | None = None) -> int:
         """How often that was told."""
         return self.suspicions.count((project, reason))
+
+    def was_suspected(self, reason: str, times: int, project: str | None = None) -> bool:
+        """Whether that was told so often, or more."""
+        return self.suspected(reason, project) >= times
+
+    def has_hints(self, count: int) -> bool:
+        return len(self.hints) >= count
 
     def forget(self) -> None:
         self.calls.clear()
@@ -141,8 +149,13 @@ async def running(broker: Broker, *projects: str, wait: bool = True) -> AsyncIte
 
 @contextlib.asynccontextmanager
 async def no_task_left() -> AsyncIterator[None]:
-    """What was begun meanwhile must have ended."""
+    """What was begun meanwhile must have ended, but for what a proxy has still to tidy up."""
     before = asyncio.all_tasks()
     yield
-    left = asyncio.all_tasks() - before
-    assert left <= {asyncio.current_task()}, left
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not [task for task in left if file_of(task) != faults.__file__]
+
+
+def file_of(task: asyncio.Task[Any]) -> str | None:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return None if code is None else code.co_filename

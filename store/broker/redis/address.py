@@ -32,7 +32,6 @@ class Tls:
     def client_options(self) -> dict[str, Any]:
         """The same for redis-py, which makes its own context."""
         return {
-            "ssl": True,
             "ssl_ca_certs": self.ca_certs,
             "ssl_certfile": self.certfile,
             "ssl_keyfile": self.keyfile,

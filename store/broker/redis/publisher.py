@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import redis.exceptions
-from redis.asyncio import Redis
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, RedisError, ResponseError
@@ -128,7 +129,6 @@ class Publisher:
                     await self._dial(backoff, loop.time() - since)
                     since = loop.time()
         finally:
-            # A peer that reads nothing would keep a polite close waiting.
             with contextlib.suppress(*FAILED):
                 async with asyncio.timeout(CLOSE_S):
                     await self._client.aclose()
@@ -218,10 +218,27 @@ class Publisher:
             log.warning("publishing to Redis at %s failed: %s", self._address, complaint)
 
 
+class _Abrupt(AbstractConnection):
+    """Ends at once. A polite close first waits until all that was written has been taken, which
+    a frozen server never does."""
+
+    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+        await super().disconnect(*args, **kwargs)
+
+
+class _PlainConnection(_Abrupt, Connection): ...
+
+
+class _TlsConnection(_Abrupt, SSLConnection): ...
+
+
 def connect(address: Address, tuning: Tuning) -> Redis:
     """A client of one connection, which tries everything once: when to try again is decided
     here, by whoever knows what is worth it."""
-    return Redis(
+    pool = ConnectionPool(
+        connection_class=_PlainConnection if address.tls is None else _TlsConnection,
         host=address.host,
         port=address.port,
         username=address.username,
@@ -236,6 +253,7 @@ def connect(address: Address, tuning: Tuning) -> Redis:
         retry=Retry(NoBackoff(), 0),
         **({} if address.tls is None else address.tls.client_options()),
     )
+    return Redis.from_pool(pool)
 
 
 def heed_cancellation() -> None:
