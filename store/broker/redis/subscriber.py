@@ -7,7 +7,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import hiredis
 
@@ -87,8 +87,8 @@ class Subscriber(asyncio.Protocol):
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are none by their class, but do all the same.
+        self._transport = cast(asyncio.Transport, transport)
         tend(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
