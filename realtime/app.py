@@ -12,11 +12,14 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, WebSocketRoute
 
-from realtime import VERSION, api
+from realtime import VERSION, api, sse
 from realtime.api.origins import Origins
 from realtime.auth import Authority, Grant
+from realtime.gateway import WebSocketEndpoint
 from realtime.hub import Hub, HubSettings
 from realtime.metrics import Metrics
 from realtime.session import SessionSettings
@@ -147,12 +150,12 @@ def create_app(settings: Settings) -> Starlette:
                 metrics=runtime.metrics,
                 health=runtime,
             )
-            app.router.routes[:] = api.routes(services)
+            app.router.routes[:] = [*api.routes(services), *_streams(runtime)]
             yield
 
     app = Starlette(
         lifespan=lifespan,
-        exception_handlers={404: api.no_such_route},
+        exception_handlers={HTTPException: api.no_such_route},
         middleware=[
             Middleware(
                 Origins,
@@ -164,6 +167,17 @@ def create_app(settings: Settings) -> Starlette:
     app.router.redirect_slashes = False
     app.state.runtime = runtime
     return app
+
+
+def _streams(runtime: Runtime) -> list[BaseRoute]:
+    async def granted(token: str | None, _address: str | None) -> Grant:
+        # Who may call at all, from where and out of which page, Origins has looked at.
+        return await runtime.authority.grant(token)
+
+    return [
+        WebSocketRoute("/v1/realtime", WebSocketEndpoint(runtime.hub, granted)),
+        *sse.routes(runtime.hub, granted),
+    ]
 
 
 async def _kept_running(name: str, run: Callable[[], Awaitable[None]]) -> None:

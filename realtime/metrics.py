@@ -44,14 +44,18 @@ class Metrics:
         self.resumes_total = self.counter("resumes", "Resumed subscriptions.", "outcome")
         self.resets_total = self.counter("resets", "Subscriptions reset.", "reason")
         self.closes_total = self.counter("closes", "Connections closed by the server.", "code")
-        self.connections = self.gauge("connections", "Open connections.")
+        self.connections = self.gauge("connections", "Open connections.", "kind")
         self.subscriptions = self.gauge("subscriptions", "Subscriptions that live.")
         self.mailbox_bytes = self.gauge("mailbox_bytes", "What all connections are owed.")
+        self.delivered_total = self.counter(
+            "delivered", "Changes shown, once for each subscription."
+        )
         self.delivery_seconds = self.histogram(
             "delivery_seconds", "From a change's commit to its socket.", _FAST
         )
         self.horizon_age_seconds = self.gauge(
-            "horizon_age_seconds", "Since the tail last got through, in the worst project."
+            "horizon_age_seconds",
+            "For how long the oldest transaction is open that a horizon waits for.",
         )
         self.broker = BrokerCounts(self)
 

@@ -138,8 +138,8 @@ def run_server(
     config = uvicorn.Config(
         app,
         loop=settings.loop,
-        http="httptools",
-        ws="websockets-sansio",
+        http="realtime.frames:HttpProtocol",
+        ws="realtime.frames:FramesProtocol",
         ws_max_size=settings.message_bytes,
         ws_per_message_deflate=settings.deflate,
         lifespan="off",  # begun below, where what goes wrong can be told in one line

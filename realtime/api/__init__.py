@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, Final
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -53,5 +54,9 @@ def routes(services: Services) -> list[BaseRoute]:
 
 
 def no_such_route(request: Request, error: Exception) -> Response:
-    """The answer where there is no route."""
+    """The answer of the router itself: there is nothing there, or not with this method."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allow = dict(error.headers or {})
+        said = f"this path takes {allow.get('Allow', 'other methods')}"
+        return answer_to(Problem("method_not_allowed", said, headers=allow))
     return answer_to(Problem("not_found", "there is nothing at this path"))
