@@ -1,0 +1,421 @@
+/** The client as a page uses it: loops and stores over a socket that the test plays the server of. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Runstream, RunstreamError } from "../src/index.js";
+import { AT, aBatch, aChange, anEnter, aRun, aSnapshot, aWorld, live, settled, theEnd, welcome } from "./builders.js";
+
+/** What a loop gives, taken as it comes. @template R @param {AsyncIterable<R>} loop */
+function taken(loop) {
+  /** @type {R[]} */
+  const values = [];
+  const over = (async () => {
+    for await (const value of loop) values.push(value);
+  })();
+  over.catch(() => {});
+  return { values, over };
+}
+
+test("a loop gives each version once and in order, and is over when the stream is", async () => {
+  const world = aWorld({ token: "t" });
+  const { runs } = world;
+  const { values, over } = taken(runs.subscribeToRun("run_1"));
+  const { socket } = world;
+  assert.equal(socket.url, "ws://test/v1/realtime");
+  assert.deepEqual(socket.protocols, ["runstream.v1"]);
+  socket.onopen?.({});
+  assert.deepEqual(socket.taken(), [{ type: "authenticate", token: "t" }]);
+  socket.says(welcome());
+  assert.deepEqual(socket.taken(), [{ type: "subscribeToRun", id: 1, runId: "run_1" }]);
+  socket.says(aSnapshot(aRun()), live(), aChange(2), aChange(2), aChange(1));
+  socket.says(aChange(3, { status: "COMPLETED", output: { total: 99 } }), theEnd());
+  await over;
+  assert.deepEqual(
+    values.map(({ version, status, isFinal, payload }) => [version, status, isFinal, payload.orderId]),
+    [
+      [1, "QUEUED", false, 42],
+      [2, "EXECUTING", false, 42],
+      [3, "COMPLETED", true, 42],
+    ],
+  );
+  assert.deepEqual(values[2]?.output, { total: 99 });
+  assert.equal(runs.stats.repeatsDropped, 2);
+});
+
+test("a lost connection is gone on from, and what is repeated is dropped", async () => {
+  const world = aWorld();
+  const { values } = taken(world.runs.subscribeToRun("run_1"));
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live("c1"), aChange(2), { type: "checkpoint", cursor: "c2" }, aChange(3));
+  world.socket.closes();
+  assert.equal(world.runs.connection.getSnapshot().state, "WAITING");
+  await world.clock.pass(100);
+  assert.equal(world.sockets.length, 2);
+  world.socket.opens();
+  assert.deepEqual(world.socket.taken(), [{ type: "subscribeToRun", id: 1, runId: "run_1", cursor: "c2" }]);
+  world.socket.says(aChange(3), aChange(4), live("c3", { resumed: true }));
+  await settled();
+  assert.deepEqual(values.map(({ version }) => version), [1, 2, 3, 4]);
+  assert.deepEqual([world.runs.stats.reconnects, world.runs.stats.resumes], [1, 1]);
+});
+
+test("a store calls at once and after each change, and its value is the same until then", () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRunsWithTag("user:7");
+  /** @type {import("../src/index.js").RunsValue[]} */
+  const seen = [];
+  const end = stream.subscribe((value) => seen.push(value));
+  assert.deepEqual(seen, [{ runs: [], truncated: false, status: "connecting", error: undefined, endReason: undefined }]);
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun("run_2"), aRun("run_1")), live());
+  const value = stream.getSnapshot();
+  assert.equal(value, stream.getSnapshot());
+  assert.equal(value, seen.at(-1));
+  assert.deepEqual([value.status, value.runs.map(({ id }) => id)], ["live", ["run_2", "run_1"]]);
+  world.socket.says({ type: "checkpoint", cursor: "c2" }, { type: "heartbeat", at: AT, cursor: "c3" });
+  assert.equal(stream.getSnapshot(), value, "a cursor is nothing to show");
+  world.socket.says(aChange(2), anEnter(aRun("run_3")));
+  assert.notEqual(stream.getSnapshot(), value);
+  assert.equal(value.runs.at(1)?.version, 1, "what was given before stays as it was");
+  assert.deepEqual(stream.getSnapshot().runs.map(({ id, version }) => [id, version]), [["run_3", 1], ["run_2", 1], ["run_1", 2]]);
+  end();
+  world.socket.says(aChange(3));
+  assert.equal(seen.at(-1)?.runs.at(-1)?.version, 2);
+});
+
+test("a store that is away shows what it had, as stale", async () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRun("run_1");
+  stream.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live());
+  assert.equal(stream.getSnapshot().status, "live");
+  world.socket.says({ type: "stale" });
+  assert.equal(stream.getSnapshot().status, "stale");
+  world.socket.says({ type: "fresh" });
+  assert.equal(stream.getSnapshot().status, "live");
+  world.socket.closes();
+  assert.deepEqual([stream.getSnapshot().status, stream.getSnapshot().run?.version], ["stale", 1]);
+  await world.clock.pass(100);
+  world.socket.opens();
+  world.socket.says({ type: "reset", id: 1, reason: "epoch" });
+  assert.deepEqual([stream.getSnapshot().status, stream.getSnapshot().run?.version], ["stale", 1]);
+  world.socket.says(aSnapshot(aRun("run_1", 5)), live("c9"));
+  assert.deepEqual([stream.getSnapshot().status, stream.getSnapshot().run?.version], ["live", 5]);
+});
+
+test("runs that a new snapshot does not have are gone when it is there", async () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRuns();
+  const told = taken(stream.changes());
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun("run_1"), aRun("run_2")), live());
+  world.socket.says({ type: "reset", id: 1, reason: "retention" }, aSnapshot(aRun("run_2", 4)), live("c9"));
+  await settled();
+  assert.deepEqual(
+    told.values.map((change) => ("run" in change ? `${change.kind} ${change.run.id} ${change.run.version}` : change.kind)),
+    ["enter run_1 1", "enter run_2 1", "live", "reset", "enter run_2 4", "leave run_1 1", "live"],
+  );
+});
+
+test("a store that is left and taken up again at once keeps its stream", async () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRun("run_1");
+  stream.subscribe(() => {})();
+  stream.subscribe(() => {});
+  world.socket.opens();
+  await world.clock.pass(1_000);
+  assert.deepEqual(world.socket.taken(), [{ type: "subscribeToRun", id: 1, runId: "run_1" }]);
+});
+
+test("a store that nobody looks at lets go, and goes on from its cursor later", async () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRun("run_1");
+  const end = stream.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live("c7"));
+  end();
+  end();
+  await world.clock.pass(200);
+  assert.deepEqual(world.socket.taken().at(-1), { type: "unsubscribe", id: 1 });
+  world.socket.says(theEnd("unsubscribed"));
+  stream.subscribe(() => {});
+  assert.deepEqual(world.socket.taken(), [{ type: "subscribeToRun", id: 1, runId: "run_1", cursor: "c7" }]);
+  assert.deepEqual([stream.getSnapshot().status, stream.getSnapshot().run?.version], ["stale", 1]);
+});
+
+test("all subscriptions share one socket, and one change may be for several", () => {
+  const world = aWorld();
+  const first = world.runs.subscribeToRun("run_1");
+  const second = world.runs.subscribeToRuns({ skip: ["payload"] });
+  first.subscribe(() => {});
+  second.subscribe(() => {});
+  world.socket.opens();
+  assert.equal(world.sockets.length, 1);
+  assert.deepEqual(world.socket.taken().map(({ id }) => id), [1, 2]);
+  world.socket.says(aSnapshot(aRun()), { ...aSnapshot(aRun()), id: 2 }, live(), { ...live(), id: 2 });
+  world.socket.says({ ...aChange(2), ids: [1, 2, 17] });
+  assert.equal(first.getSnapshot().run?.version, 2);
+  assert.equal(second.getSnapshot().runs[0]?.version, 2);
+});
+
+test("leaving a loop unsubscribes, and the connection is let go of after a while", async () => {
+  const world = aWorld();
+  const loop = (async () => {
+    for await (const run of world.runs.subscribeToRun("run_1")) return run.version;
+    return 0;
+  })();
+  await settled();
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live());
+  assert.equal(await loop, 1);
+  assert.deepEqual(world.socket.taken().at(-1), { type: "unsubscribe", id: 1 });
+  assert.equal(world.socket.isClosed, false);
+  await world.clock.pass(10_000);
+  assert.equal(world.socket.isClosed, true);
+  assert.equal(world.runs.connection.getSnapshot().state, "IDLE");
+});
+
+test("what is refused is thrown out of the loop, with its code", async () => {
+  for (const [messages, code] of /** @type {[any[], string][]} */ ([
+    [[{ type: "error", id: 1, code: "forbidden", message: "not yours" }], "forbidden"],
+    [[{ type: "error", id: 1, code: "not_found", message: "no run" }, theEnd("not_found")], "not_found"],
+    [[aSnapshot(aRun()), live(), theEnd("forbidden")], "forbidden"],
+    [["nonsense"], "protocol"],
+  ])) {
+    const world = aWorld();
+    const { over } = taken(world.runs.subscribeToRun("run_1"));
+    world.socket.opens();
+    world.socket.says(...messages);
+    await assert.rejects(over, (error) => error instanceof RunstreamError && error.code === code);
+  }
+});
+
+test("of a store an error is part of the value", () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRun("run_1");
+  stream.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says({ type: "error", id: 1, code: "forbidden", message: "not yours" });
+  const { status, error } = stream.getSnapshot();
+  assert.deepEqual([status, error?.code, error?.message], ["ended", "forbidden", "not yours"]);
+});
+
+test("an aborted signal ends the loop with its reason, and the stream", async () => {
+  const world = aWorld();
+  const controller = new AbortController();
+  const { over } = taken(world.runs.subscribeToRun("run_1", { signal: controller.signal }));
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live());
+  controller.abort();
+  await assert.rejects(over, { name: "AbortError" });
+  assert.deepEqual(world.socket.taken().at(-1), { type: "unsubscribe", id: 1 });
+  await assert.rejects(taken(world.runs.subscribeToRun("run_1", { signal: controller.signal })).over, { name: "AbortError" });
+});
+
+test("a slow loop asks the server to stop, and goes on from where it was", async () => {
+  const world = aWorld();
+  const loop = world.runs.subscribeToRun("run_1", { buffer: 6 })[Symbol.asyncIterator]();
+  const first = loop.next();
+  await settled();
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live("c1"), ...[2, 3, 4].map((version) => aChange(version)));
+  world.socket.says({ type: "checkpoint", cursor: "c4" }, aChange(5), aChange(6));
+  assert.deepEqual(world.socket.taken().at(-1), { type: "unsubscribe", id: 1 });
+  world.socket.says(aChange(7), theEnd("unsubscribed"));
+  assert.equal((await first).value?.version, 1);
+  for (const version of [2, 3, 4, 5, 6]) assert.equal((await loop.next()).value?.version, version);
+  assert.deepEqual(world.socket.taken(), [{ type: "subscribeToRun", id: 1, runId: "run_1", cursor: "c4" }]);
+  world.socket.says(aChange(5), aChange(6), aChange(7), aChange(8), live("c8", { resumed: true }));
+  for (const version of [7, 8]) assert.equal((await loop.next()).value?.version, version);
+  assert.equal(world.runs.stats.pauses, 1);
+});
+
+test("under latest a slow loop gets the newest, and no run loses its turn", async () => {
+  const world = aWorld();
+  const loop = world.runs.subscribeToRuns({ delivery: "latest" })[Symbol.asyncIterator]();
+  const first = loop.next();
+  await settled();
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live());
+  assert.equal((await first).value?.version, 1);
+  world.socket.says(aChange(2), anEnter(aRun("run_2")), aChange(3), aChange(9));
+  assert.deepEqual([(await loop.next()).value?.version, (await loop.next()).value?.id], [9, "run_2"]);
+});
+
+test("a cursor is of what was taken, not of what has come", async () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRun("run_1");
+  const loop = stream[Symbol.asyncIterator]();
+  const first = loop.next();
+  await settled();
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live("c1"), aChange(2), { type: "checkpoint", cursor: "c2" }, aChange(3));
+  await first;
+  assert.equal(stream.cursor, undefined);
+  await loop.next();
+  assert.equal(stream.cursor, "c1");
+  await loop.next();
+  assert.equal(stream.cursor, "c2");
+});
+
+test("a change of a run that is not held is read once, and comes in order", async () => {
+  /** @type {string[]} */
+  const asked = [];
+  const world = aWorld({
+    fetch: async (url) => {
+      asked.push(String(url));
+      return Response.json(aRun("run_1", 4, { status: "EXECUTING" }));
+    },
+  });
+  const { values } = taken(world.runs.subscribeToRuns({ snapshot: false }));
+  world.socket.opens();
+  world.socket.says(live(), aChange(3), aChange(4), aChange(5, { metadata: { progress: 1 } }));
+  await settled();
+  assert.deepEqual(asked, ["http://test/v1/runs/run_1"]);
+  assert.deepEqual(values.map(({ version, payload }) => [version, payload.orderId]), [[4, 42], [5, 42]]);
+});
+
+test("told to come back, it comes back then and no later", async () => {
+  const world = aWorld();
+  world.runs.subscribeToRun("run_1").subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live(), { type: "reconnect", afterMs: 750, reason: "draining" });
+  world.socket.closes(1012);
+  await world.clock.pass(749);
+  assert.equal(world.sockets.length, 1);
+  await world.clock.pass(1);
+  assert.equal(world.sockets.length, 2);
+});
+
+test("a token provider is asked before the token ends, and when it is refused", async () => {
+  let count = 0;
+  const world = aWorld({ token: async () => `token-${++count}` });
+  const stream = world.runs.subscribeToRun("run_1");
+  stream.subscribe(() => {});
+  await settled();
+  const inTenSeconds = () => new Date(world.clock.wall() + 10_000).toISOString();
+  world.socket.onopen?.({});
+  assert.deepEqual(world.socket.taken(), [{ type: "authenticate", token: "token-1" }]);
+  world.socket.says(welcome({ expiresAt: inTenSeconds() }), aSnapshot(aRun()), live("c1"));
+  world.socket.taken();
+  await world.clock.pass(8_000);
+  assert.deepEqual(world.socket.taken(), [{ type: "authenticate", token: "token-2" }]);
+  world.socket.says({ type: "authenticated", expiresAt: inTenSeconds() });
+  world.socket.says(theEnd("token_revoked"));
+  assert.equal(world.socket.isClosed, true);
+  await settled();
+  assert.equal(world.sockets.length, 2);
+  world.socket.onopen?.({});
+  assert.deepEqual(world.socket.taken(), [{ type: "authenticate", token: "token-3" }]);
+  assert.equal(stream.getSnapshot().status, "stale");
+});
+
+test("a fixed token that is refused is told at once", async () => {
+  const world = aWorld({ token: "wrong" });
+  const { over } = taken(world.runs.subscribeToRun("run_1"));
+  world.socket.onopen?.({});
+  world.socket.closes(4401);
+  await assert.rejects(over, { code: "unauthorized" });
+});
+
+test("a provider that is away is asked again, one that fails is told", async () => {
+  let count = 0;
+  const world = aWorld({
+    token: async () => {
+      if (count++ < 2) throw new TypeError("Failed to fetch");
+      return "t";
+    },
+  });
+  world.runs.subscribeToRun("run_1").subscribe(() => {});
+  await settled();
+  await world.clock.pass(1_000);
+  assert.equal(world.sockets.length, 1);
+  const broken = aWorld({
+    token: () => {
+      throw new Error("no session");
+    },
+  });
+  await assert.rejects(taken(broken.runs.subscribeToRun("run_1")).over, { code: "unauthorized" });
+});
+
+test("a server that is silent is asked, and left if it stays so", async () => {
+  const world = aWorld();
+  world.runs.subscribeToRun("run_1").subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live());
+  world.socket.taken();
+  await world.clock.pass(20_000);
+  assert.deepEqual(world.socket.taken(), [{ type: "ping" }]);
+  world.socket.says({ type: "pong" });
+  await world.clock.pass(20_000);
+  assert.deepEqual(world.socket.taken(), [{ type: "ping" }]);
+  await world.clock.pass(5_100);
+  assert.equal(world.sockets.length, 2);
+});
+
+test("a batch tells its progress, a job run its steps in order", () => {
+  const world = aWorld();
+  const batch = world.runs.subscribeToBatch("batch_1");
+  batch.subscribe(() => {});
+  const job = world.runs.subscribeToJobRun("run_0");
+  job.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says({ type: "batch", id: 1, batch: aBatch(2) }, aSnapshot(aRun()), live());
+  assert.deepEqual([batch.getSnapshot().batch?.final, batch.getSnapshot().runs.length, batch.batch?.size], [2, 1, 3]);
+  const steps = [aRun("run_8", 1, { position: 1 }), aRun("run_0"), aRun("run_9", 1, { position: 0 })];
+  world.socket.says({ ...aSnapshot(...steps), id: 2 }, { ...live(), id: 2 });
+  const { run, runs } = job.getSnapshot();
+  assert.deepEqual([run?.id, runs.map(({ id }) => id)], ["run_0", ["run_9", "run_8"]]);
+});
+
+test("closing the client ends every stream, and a later one is refused", async () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRun("run_1");
+  const { over } = taken(stream);
+  world.socket.opens();
+  world.runs.close();
+  await over;
+  assert.deepEqual([stream.getSnapshot().status, stream.getSnapshot().endReason], ["ended", "closed"]);
+  await assert.rejects(taken(world.runs.subscribeToRun("run_2")).over, { code: "closed" });
+});
+
+test("calls are tried again where that is safe, with the key of the first", async () => {
+  /** @type {any[]} */
+  const asked = [];
+  const answers = [
+    () => Promise.reject(new TypeError("Failed to fetch")),
+    () => Response.json({ code: "unavailable", detail: "busy" }, { status: 503 }),
+    () => Response.json(aRun("run_9")),
+  ];
+  const world = aWorld({
+    token: "t",
+    fetch: async (url, init) => {
+      asked.push([String(url), init?.method, new Headers(init?.headers).get("idempotency-key")]);
+      return (answers.shift() ?? assert.fail("asked too often"))();
+    },
+  });
+  const made = world.runs.trigger("send-invoice", { orderId: 42 }, { tags: ["user:7"] });
+  for (let n = 0; n < 4; n++) {
+    await settled();
+    await world.clock.pass(2_000);
+  }
+  assert.equal((await made).id, "run_9");
+  assert.equal(asked.length, 3);
+  assert.deepEqual(asked[0]?.slice(0, 2), ["http://test/v1/runs", "POST"]);
+  assert.equal(new Set(asked.map(([, , key]) => key)).size, 1);
+});
+
+test("a call that is refused throws what the server says, and a wrong address says so at once", async () => {
+  const world = aWorld({
+    fetch: async () => Response.json({ code: "conflict", detail: "run_1 is COMPLETED", run: aRun() }, { status: 409 }),
+  });
+  await assert.rejects(world.runs.cancel("run_1"), (error) => {
+    assert.ok(error instanceof RunstreamError);
+    assert.deepEqual([error.code, error.status, error.message, error.details.run.id], ["conflict", 409, "run_1 is COMPLETED", "run_1"]);
+    return true;
+  });
+  assert.throws(() => new Runstream({ url: "ftp://test" }), TypeError);
+  assert.throws(() => new Runstream(), TypeError);
+});

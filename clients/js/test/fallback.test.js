@@ -1,0 +1,180 @@
+/** Where no WebSocket gets through: the same streams, with the same cursors, over server-sent events. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { aChange, aRun, aSnapshot, aWorld, live, settled, theEnd, welcome } from "./builders.js";
+
+/** A server of event streams that a test plays. */
+class FakeStreams {
+  /** @type {{url: URL, headers: Headers, says: (...messages: any[]) => void, breaks: () => void, isAborted: boolean}[]} */
+  requests = [];
+  /** @type {Response | undefined} */
+  refusal;
+
+  /** @type {typeof globalThis.fetch} */
+  fetch = async (input, init) => {
+    /** @type {any} */
+    let stream;
+    const body = new ReadableStream({
+      start(controller) {
+        stream = controller;
+      },
+    });
+    const encoder = new TextEncoder();
+    const request = {
+      url: new URL(String(input)),
+      headers: new Headers(init?.headers),
+      isAborted: false,
+      /** @param {any[]} messages */
+      says(...messages) {
+        for (const message of messages) {
+          const text = `event: ${message.type}\nid: ${message.cursor ?? ""}\ndata: ${JSON.stringify(message)}\n\n`;
+          // Cut where no line ends, as a network does.
+          stream.enqueue(encoder.encode(text.slice(0, 17)));
+          stream.enqueue(encoder.encode(text.slice(17)));
+        }
+      },
+      breaks: () => stream.error(new TypeError("network error")),
+    };
+    init?.signal?.addEventListener("abort", () => {
+      request.isAborted = true;
+      stream.error(init.signal?.reason);
+    });
+    this.requests.push(request);
+    return this.refusal ?? new Response(body);
+  };
+
+  get last() {
+    return this.requests.at(-1) ?? assert.fail("nothing was asked");
+  }
+}
+
+/** @param {object} [options] */
+function aMutedWorld(options = {}) {
+  const streams = new FakeStreams();
+  return { streams, world: aWorld({ fetch: streams.fetch, token: "t", ...options }) };
+}
+
+test("when WebSockets don't get through, events do", async () => {
+  const { streams, world } = aMutedWorld();
+  const stream = world.runs.subscribeToRunsWithTag(["a", "b:c"], { match: "any", tasks: ["x", "y"], skip: ["payload"] });
+  stream.subscribe(() => {});
+  world.socket.closes();
+  await world.clock.pass(1_000);
+  assert.equal(world.sockets.length, 2, "once may be chance");
+  world.socket.closes();
+  await world.clock.pass(1_000);
+  assert.equal(world.runs.connection.getSnapshot().transport, "sse");
+  assert.equal(
+    streams.last.url.href,
+    "http://test/v1/realtime/runs?tag=a&tag=b%3Ac&match=any&tasks=x&tasks=y&skip=payload",
+  );
+  assert.equal(streams.last.headers.get("authorization"), "Bearer t");
+  streams.last.says(aSnapshot(aRun()), live("c1"), aChange(2));
+  await settled();
+  assert.deepEqual([stream.getSnapshot().status, stream.getSnapshot().runs[0]?.version], ["live", 2]);
+});
+
+test("a proxy that lets sockets open and then mutes them is seen", async () => {
+  const { streams, world } = aMutedWorld({ timing: { fallbackAfter: 1 } });
+  world.runs.subscribeToRun("run_1").subscribe(() => {});
+  world.socket.onopen?.({});
+  await world.clock.pass(11_000);
+  assert.equal(streams.last.url.pathname, "/v1/realtime/runs/run_1");
+});
+
+test("the cursor is the same on both ways", async () => {
+  const { streams, world } = aMutedWorld({ timing: { fallbackAfter: 1 } });
+  const stream = world.runs.subscribeToRun("run_1");
+  stream.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live("from-socket"));
+  world.socket.closes();
+  await world.clock.pass(1_000);
+  world.socket.closes();
+  await world.clock.pass(1_000);
+  assert.equal(streams.last.url.searchParams.get("cursor"), "from-socket");
+  streams.last.says(aChange(2), live("c2", { resumed: true }), { type: "checkpoint", cursor: "c3" });
+  await settled();
+  streams.last.breaks();
+  await settled();
+  assert.equal(stream.getSnapshot().status, "stale");
+  await world.clock.pass(1_000);
+  assert.equal(streams.requests.length, 2);
+  assert.equal(streams.last.url.searchParams.get("cursor"), "c3");
+});
+
+test("a checkpoint holds for the stream it came on, and for no other", async () => {
+  const { streams, world } = aMutedWorld({ WebSocket: null });
+  const [first, second] = [world.runs.subscribeToRun("run_1"), world.runs.subscribeToRun("run_2")];
+  first.subscribe(() => {});
+  second.subscribe(() => {});
+  await settled();
+  const [one, two] = streams.requests;
+  one?.says(aSnapshot(aRun()), live("one"));
+  two?.says(aSnapshot(aRun("run_2")), live("two"), { type: "checkpoint", cursor: "two-later" });
+  await settled();
+  assert.deepEqual([first.cursor, second.cursor], ["one", "two-later"]);
+});
+
+test("unsubscribing ends the request; an end ends it by itself", async () => {
+  const { streams, world } = aMutedWorld({ WebSocket: null });
+  const stream = world.runs.subscribeToRun("run_1");
+  const end = stream.subscribe(() => {});
+  const over = world.runs.subscribeToRun("run_2");
+  over.subscribe(() => {});
+  await settled();
+  streams.last.says(aSnapshot(aRun("run_2")), live(), theEnd());
+  await settled();
+  assert.deepEqual([over.getSnapshot().status, over.getSnapshot().endReason], ["ended", "completed"]);
+  end();
+  await world.clock.pass(200);
+  assert.equal(streams.requests[0]?.isAborted, true);
+});
+
+test("what is refused over HTTP is refused as over a socket", async () => {
+  for (const [status, code] of /** @type {const} */ ([
+    [401, "unauthorized"],
+    [403, "forbidden"],
+    [404, "not_found"],
+    [400, "bad_request"],
+  ])) {
+    const { streams, world } = aMutedWorld({ WebSocket: null });
+    streams.refusal = Response.json({ code, detail: "no" }, { status });
+    const stream = world.runs.subscribeToRun("run_1");
+    stream.subscribe(() => {});
+    await settled();
+    await settled();
+    assert.deepEqual([stream.getSnapshot().status, stream.getSnapshot().error?.code], ["ended", code]);
+  }
+});
+
+test("a stream that has gone silent is asked for again", async () => {
+  const { streams, world } = aMutedWorld({ WebSocket: null });
+  world.runs.subscribeToRun("run_1").subscribe(() => {});
+  await settled();
+  streams.last.says(aSnapshot(aRun()), live("c1"));
+  await settled();
+  await world.clock.pass(46_000);
+  await world.clock.pass(1_000);
+  assert.equal(streams.requests.length, 2);
+  assert.equal(streams.last.url.searchParams.get("cursor"), "c1");
+});
+
+test("after a while WebSockets are tried again", async () => {
+  const { streams, world } = aMutedWorld({ timing: { fallbackAfter: 1, fallbackMs: 5_000 } });
+  const stream = world.runs.subscribeToRun("run_1");
+  stream.subscribe(() => {});
+  world.socket.closes();
+  await world.clock.pass(1_000);
+  streams.last.says(aSnapshot(aRun()), live("c1"));
+  await settled();
+  await world.clock.pass(6_000);
+  streams.last.breaks();
+  await settled();
+  await world.clock.pass(1_000);
+  assert.equal(world.sockets.length, 2);
+  world.socket.opens(welcome());
+  assert.equal(world.runs.connection.getSnapshot().transport, "websocket");
+});
