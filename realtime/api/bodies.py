@@ -206,7 +206,7 @@ class ChangeBody(msgspec.Struct, frozen=True, kw_only=True):
     """One change of a run, as its history has it."""
 
     version: int
-    at: datetime
+    at: AwareTime
     changed: dict[str, Any]
     """Each field that changed, with its value from then on."""
 
@@ -229,12 +229,12 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A batch, and how many of its runs stand where."""
 
     id: str
-    created_at: datetime
-    sealed_at: datetime | None
+    created_at: AwareTime
+    sealed_at: AwareTime | None
     size: int
     final: int
     counts: dict[RunStatus, int]
-    completed_at: datetime | None
+    completed_at: AwareTime | None
 
 
 class NewBatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,7 +255,7 @@ class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     token: str
     id: str
-    expires_at: datetime
+    expires_at: AwareTime
 
 
 class BulkResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from realtime import VERSION
+from realtime import VERSION, protocol
 from realtime.api import schema
 from realtime.api.bodies import NoBody, NoQuery
 from realtime.api.problems import ProblemBody
@@ -38,11 +38,23 @@ _RETRY_AFTER: Final = {
 }
 
 
+_STREAMS: Final[Mapping[str, type[Any]]] = {
+    "/v1/realtime/runs/{id}": protocol.SubscribeToRun,
+    "/v1/realtime/runs": protocol.SubscribeToRunsWithTag,
+    "/v1/realtime/batches/{id}": protocol.SubscribeToBatch,
+    "/v1/realtime/job-runs/{id}": protocol.SubscribeToJobRun,
+}
+
+
 def document(resources: Sequence[Resource]) -> dict[str, Any]:
     """The whole document."""
     types = _types(resources)
-    schemas, named = schema.components(types)
-    made = dict(zip(types, schemas, strict=True))
+    queries = list(_STREAMS.values())
+    schemas, named = schema.components([*types, *queries])
+    made = dict(zip(types, schemas, strict=False))
+    for asks in queries:
+        del named[asks.__name__]  # its fields are parameters; what they refer to stays
+    streams = {path: _stream(path, asks) for path, asks in _STREAMS.items()}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -59,7 +71,8 @@ def document(resources: Sequence[Resource]) -> dict[str, Any]:
             }
             | ({"parameters": [_PATH_ID]} if "{id}" in resource.path else {})
             for resource in resources
-        },
+        }
+        | streams,
         "components": {
             "schemas": named,
             "securitySchemes": {
@@ -72,6 +85,41 @@ def document(resources: Sequence[Resource]) -> dict[str, Any]:
         },
         "security": [{"bearer": []}],
     }
+
+
+def _stream(path: str, asks: type[Any]) -> dict[str, Any]:
+    """A stream of server-sent events: its query is what its WebSocket message would have."""
+    _, named = schema.components([asks])
+    by_path = {"type", "id", "runId", "batchId", "jobRunId"}
+    parameters = [
+        {"name": name, "in": "query", "schema": _without_null(each)}
+        for name, each in named[asks.__name__]["properties"].items()
+        if name not in by_path
+    ]
+    parameters.append(
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "description": "Go on from that event.",
+            "schema": {"type": "string"},
+        }
+    )
+    operation = {
+        "operationId": "stream" + asks.__name__.removeprefix("SubscribeTo"),
+        "summary": "Changes as they happen, as server-sent events. "
+        + (asks.__doc__ or "").strip().splitlines()[0],
+        "tags": ["streams"],
+        "parameters": parameters,
+        "responses": {
+            "200": {
+                "description": "The messages of /asyncapi.json: `event` is the type, `id` a cursor",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            "204": {"description": "Last-Event-ID is of a stream that is over"},
+        }
+        | {str(status): _problem(status) for status in (400, 401, 403, 404, 429, 500, 503)},
+    }
+    return {"get": operation} | ({"parameters": [_PATH_ID]} if "{id}" in path else {})
 
 
 def _types(resources: Sequence[Resource]) -> list[Any]:

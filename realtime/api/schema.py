@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
 
@@ -22,8 +23,12 @@ def components(types: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, An
 def _run_on_the_wire(schema: dict[str, Any]) -> dict[str, Any]:
     """The run with the wire's names, less what never leaves the server."""
     properties: dict[str, Any] = {}
+    times = {name for name, type_ in get_type_hints(Run).items() if datetime in _kinds(type_)}
     for name, wire in WIRE_FIELDS.items():
         properties[wire] = {k: v for k, v in schema["properties"][name].items() if k != "default"}
+        if name in times:
+            kinds = ["string", "null"] if "anyOf" in properties[wire] else "string"
+            properties[wire] = {"type": kinds, "format": "date-time"}
     return {
         "title": "Run",
         "type": "object",
@@ -32,3 +37,7 @@ def _run_on_the_wire(schema: dict[str, Any]) -> dict[str, Any]:
         "properties": properties,
         "required": ["id", "version", "status", "taskIdentifier", "updatedAt"],
     }
+
+
+def _kinds(type_: Any) -> tuple[Any, ...]:
+    return get_args(type_) or (type_,)
