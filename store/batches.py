@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from store.commands import is_id
 from store.errors import NotFound
 from store.model import Batch, RunStatus
 from store.tables import batches, runs
@@ -15,9 +16,13 @@ def read(connection: Connection, project: str, batch_id: str) -> Batch:
 
     Deleted runs are counted with the status they had.
     """
-    row = connection.execute(
-        sa.select(batches).where(batches.c.id == batch_id, batches.c.project == project)
-    ).one_or_none()
+    row = (
+        connection.execute(
+            sa.select(batches).where(batches.c.id == batch_id, batches.c.project == project)
+        ).one_or_none()
+        if is_id(batch_id)
+        else None
+    )
     if row is None:
         raise NotFound("batch", batch_id)
     counts = {RunStatus(status): count for status, count in row.deleted_counts.items()}

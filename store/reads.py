@@ -10,7 +10,9 @@ from sqlalchemy.engine import Connection
 
 from store import batches as batch_reads
 from store import changes
+from store.commands import is_id
 from store.errors import NotFound
+from store.jsonvalue import is_text
 from store.model import (
     Batch,
     Change,
@@ -29,7 +31,7 @@ from store.tables import run_tags, runs
 def get(connection: Connection, project: str, run_id: str) -> Run:
     """The run; raises NotFound."""
     row = connection.execute(
-        sa.select(*WHOLE).where(runs.c.id == run_id, runs.c.project == project)
+        sa.select(*WHOLE).where(_is(runs.c.id, run_id), runs.c.project == project)
     ).one_or_none()
     if row is None:
         raise NotFound("run", run_id)
@@ -40,7 +42,7 @@ def payloads(connection: Connection, project: str, ids: Sequence[str]) -> dict[s
     """The payloads of the runs that are there, by id."""
     rows = connection.execute(
         sa.select(runs.c.id, runs.c.payload).where(
-            runs.c.id.in_(sorted(ids)), runs.c.project == project
+            runs.c.id.in_(sorted(id for id in ids if is_id(id))), runs.c.project == project
         )
     )
     return {row.id: row.payload for row in rows}
@@ -50,7 +52,7 @@ def history(
     connection: Connection, project: str, run_id: str, after_version: int, limit: int
 ) -> tuple[list[Change], int | None]:
     """A page of the run's changes by version, and the `after_version` of the next."""
-    there = sa.select(runs.c.id).where(runs.c.id == run_id, runs.c.project == project)
+    there = sa.select(runs.c.id).where(_is(runs.c.id, run_id), runs.c.project == project)
     if connection.execute(there).one_or_none() is None:
         raise NotFound("run", run_id)
     return changes.history(connection, run_id, after_version, limit)
@@ -62,11 +64,11 @@ def page(connection: Connection, query: RunQuery) -> tuple[list[Run], int | None
     if query.statuses:
         found = found.where(runs.c.status.in_(sorted(status.value for status in query.statuses)))
     if query.tasks:
-        found = found.where(runs.c.task_identifier.in_(sorted(query.tasks)))
+        found = found.where(runs.c.task_identifier.in_(_texts(query.tasks)))
     if query.batch_id is not None:
-        found = found.where(runs.c.batch_id == query.batch_id)
+        found = found.where(_is(runs.c.batch_id, query.batch_id))
     if query.parent_run_id is not None:
-        found = found.where(runs.c.parent_run_id == query.parent_run_id)
+        found = found.where(_is(runs.c.parent_run_id, query.parent_run_id))
     if query.is_test is not None:
         found = found.where(runs.c.is_test.is_(query.is_test))
     if query.created_after is not None:
@@ -81,12 +83,25 @@ def page(connection: Connection, query: RunQuery) -> tuple[list[Run], int | None
     return some, some[-1].number if len(rows) > query.limit else None
 
 
+def _is(column: sa.Column[Any], id: str) -> sa.ColumnElement[bool]:
+    """Whether the column holds the id; PostgreSQL would not even be asked for some texts."""
+    return column == id if is_id(id) else sa.false()
+
+
+def _texts(wanted: Iterable[str]) -> list[str]:
+    """Those of the texts that a database can hold."""
+    return sorted(text for text in wanted if is_text(text))
+
+
 def _tagged(
     found: sa.Select[Any], project: str, tags: Iterable[str], match: Match
 ) -> sa.Select[Any]:
-    wanted = sorted(set(tags))
-    if not wanted:
+    asked = set(tags)
+    if not asked:
         return found
+    wanted = _texts(asked)
+    if match is Match.ALL and len(wanted) < len(asked):
+        return found.where(sa.false())
     if match is Match.ANY:
         return found.where(
             runs.c.number.in_(
@@ -119,15 +134,18 @@ def snapshot(
     )
     asked = selection.filter
     if selection.run_id is not None:
-        found = found.where(runs.c.id == selection.run_id)
+        found = found.where(_is(runs.c.id, selection.run_id))
     if selection.batch_id is not None:
-        found = found.where(runs.c.batch_id == selection.batch_id)
+        found = found.where(_is(runs.c.batch_id, selection.batch_id))
     if selection.job_run_id is not None:
         found = found.where(
-            sa.or_(runs.c.id == selection.job_run_id, runs.c.parent_run_id == selection.job_run_id)
+            sa.or_(
+                _is(runs.c.id, selection.job_run_id),
+                _is(runs.c.parent_run_id, selection.job_run_id),
+            )
         )
     if asked.tasks is not None:
-        found = found.where(runs.c.task_identifier.in_(sorted(asked.tasks)))
+        found = found.where(runs.c.task_identifier.in_(_texts(asked.tasks)))
     if asked.statuses is not None:
         found = found.where(runs.c.status.in_(sorted(status.value for status in asked.statuses)))
     if asked.created_after is not None:
@@ -156,10 +174,10 @@ def _target(connection: Connection, selection: Selection) -> tuple[bool, Batch |
             return True, batch_reads.read(connection, selection.project, selection.batch_id)
         except NotFound:
             return False, None
-    id = selection.run_id or selection.job_run_id
+    id = selection.job_run_id if selection.run_id is None else selection.run_id
     if id is None:
         return True, None
-    there = sa.select(runs.c.id).where(runs.c.id == id, runs.c.project == selection.project)
+    there = sa.select(runs.c.id).where(_is(runs.c.id, id), runs.c.project == selection.project)
     return connection.execute(there).one_or_none() is not None, None
 
 
@@ -177,6 +195,8 @@ def log(
     """A page of what `since` has not seen; raises CannotContinue."""
     at = changes.now(connection, project)
     changes.check_continues(connection, since, epoch, at)
+    if selection is not None and selection.run_id is not None and not is_id(selection.run_id):
+        return LogPage(groups=[], horizon=at.horizon, epoch=at.epoch, next=None, found=False)
     found = changes.read(
         connection,
         project,

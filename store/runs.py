@@ -13,10 +13,11 @@ from sqlalchemy.engine import Connection
 from store import batches as batch_reads
 from store import reads, timers
 from store.broker import Broker
-from store.commands import Limits, Submission, check
-from store.engine import Database, Sqlite, open_database
-from store.errors import StoreError
+from store.commands import Limits, Submission, check, is_id
+from store.engine import CommitLost, Database, Sqlite, open_database
+from store.errors import Invalid, NotFound, OutcomeUnknown, StoreError
 from store.housekeeping import Housekeeping, Retention
+from store.jsonvalue import is_text
 from store.model import (
     Batch,
     Change,
@@ -31,6 +32,10 @@ from store.schema import migrate
 from store.staged import Outcomes
 from store.timers import Timers
 from store.writer import Writer
+
+
+KEY_CHARS = 512
+"""How long an `Idempotency-Key` may be."""
 
 
 class RunStore:
@@ -111,6 +116,10 @@ class RunStore:
         Raises the first refusal of an atomic submission, IdempotencyKeyReused, Unavailable
         (nothing was done) or OutcomeUnknown.
         """
+        if submission.key is not None and not (
+            1 <= len(submission.key) <= KEY_CHARS and is_text(submission.key)
+        ):
+            raise Invalid("Idempotency-Key", f"must be text of 1 to {KEY_CHARS} characters")
         refused: dict[int, StoreError] = {}
         for place, command in enumerate(submission.commands):
             try:
@@ -133,7 +142,12 @@ class RunStore:
 
     async def heartbeat(self, project: str, run_id: str) -> None:
         """Notes that the run's worker lives; raises NotFound."""
-        await self.database.write(timers.beat, project, run_id)
+        if not is_id(run_id):
+            raise NotFound("run", run_id)
+        try:
+            await self.database.write(timers.beat, project, run_id)
+        except CommitLost as error:
+            raise OutcomeUnknown(str(error)) from error
 
     # ---------------------------------------------------------------------------------- reads
 
