@@ -35,6 +35,7 @@ KEPT_OF_A_DELETED_RUN: Final = (
     "parent_run_id",
     "root_run_id",
     "depth",
+    "workflow_id",
     "is_test",
     "created_at",
 )
@@ -52,6 +53,7 @@ class _Kept(msgspec.Struct):
     depth: int
     is_test: bool
     created_at: datetime
+    workflow_id: str | None = None
 
 
 # ----------------------------------------------------------------------------------- transactions
@@ -245,7 +247,7 @@ def _witnessed(connection: Connection, since: Horizon) -> bool:
 # ---------------------------------------------------------------------------------------- reads
 
 
-_COLUMNS: Final = tuple(
+COLUMNS: Final = tuple(
     changes.c[name]
     for name in [
         "project",
@@ -295,7 +297,7 @@ def read(
             rows = connection.execute(_unseen(connection, project, since, None, last)).all()
     by_run: dict[str, list[Change]] = {}
     for row in rows:
-        by_run.setdefault(row.run_id, []).append(_change(row))
+        by_run.setdefault(row.run_id, []).append(change_of(row))
     states = _states(connection, by_run, payloads)
     groups = [_group(found, states.get(id)) for id, found in by_run.items()]
     return Read(groups, rows[-1].run_id if more else None)
@@ -305,7 +307,7 @@ def _unseen(
     connection: Connection, project: str, since: Horizon, after: str | None, run_id: str | None
 ) -> sa.Select[Any]:
     def part(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
-        found = sa.select(*_COLUMNS).where(changes.c.project == project, *where)
+        found = sa.select(*COLUMNS).where(changes.c.project == project, *where)
         if after is not None:
             found = found.where(changes.c.run_id > after)
         if run_id is not None:
@@ -323,7 +325,7 @@ def _unseen(
     return sa.select(both).order_by(both.c.run_id, both.c.version)
 
 
-def _change(row: Row[Any]) -> Change:
+def change_of(row: Row[Any]) -> Change:
     before = row.before
     return Change(
         project=row.project,
@@ -375,10 +377,10 @@ def history(
 ) -> tuple[list[Change], int | None]:
     """A page of a run's changes by version, and the `after_version` of the next."""
     rows = connection.execute(
-        sa.select(*_COLUMNS)
+        sa.select(*COLUMNS)
         .where(changes.c.run_id == run_id, changes.c.version > after_version)
         .order_by(changes.c.version)
         .limit(limit + 1)
     ).all()
-    page = [_change(row) for row in rows[:limit]]
+    page = [change_of(row) for row in rows[:limit]]
     return page, page[-1].version if len(rows) > limit else None

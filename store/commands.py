@@ -18,19 +18,21 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from store.errors import Conflict, Invalid, NotFound, TooLarge, VersionConflict
+from store.errors import Conflict, Invalid, NotFound, TooLarge, TransitionRefused, VersionConflict
 from store.jsonvalue import MAX_INTEGER, check_json, is_text, json_size, same
 from store.lifecycle import LEADS_TO, Timer, advance, due, is_final, revised
 from store.metadata import MetadataOp, MetadataOperation, merge_patch, mutate
-from store.model import WIRE_FIELDS, Batch, Run, RunStatus, wire_value
+from store.model import WIRE_FIELDS, Batch, JobRun, Run, RunStatus, wire_value
 
 __all__ = [
+    "ClaimRun",
     "Command",
     "CreateBatch",
     "CreateRun",
     "DeleteRun",
     "Done",
     "FireTimer",
+    "JobOrder",
     "Limits",
     "MetadataOp",
     "MetadataOperation",
@@ -38,6 +40,7 @@ __all__ = [
     "MutateMetadata",
     "NewRun",
     "SealBatch",
+    "StepOf",
     "Submission",
     "Timer",
     "UpdateRun",
@@ -91,6 +94,22 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     batch_id: str | None = None
     parent_run_id: str | None = None
     status: RunStatus | None = None
+    max_attempts: int = 1
+
+
+class JobOrder(msgspec.Struct, frozen=True):
+    """What a job run is to execute."""
+
+    job_id: str
+    again: str | None = None
+    """The job run whose snapshot is taken; None: the job as it is now."""
+
+
+class StepOf(msgspec.Struct, frozen=True):
+    """Which step of its parent, a job run, a run is."""
+
+    workflow_id: str
+    position: int
 
 
 class CreateRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +120,10 @@ class CreateRun(msgspec.Struct, frozen=True, kw_only=True):
     new: NewRun
     one_time_token: str | None = None
     """The id of the one-time token that allows this create; used up in the same transaction."""
+    job: JobOrder | None = None
+    """Makes it a job run, and its first workflow run along with it."""
+    step: StepOf | None = None
+    """Makes it a workflow run: never asked for from outside, it follows from another change."""
 
 
 class UpdateRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +142,17 @@ class UpdateRun(msgspec.Struct, frozen=True, kw_only=True):
     base_cost_in_cents: float | UnsetType = UNSET
     delay_until: datetime | UnsetType = UNSET
     if_version: int | None = None
+    if_attempt: int | None = None
+    """Refused in another attempt: so a worker that has lost the run to another does no harm."""
+
+
+class ClaimRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Begin a queued run for one worker, who keeps it by heartbeats."""
+
+    project: str
+    run_id: str
+    worker: str
+    lease_s: int
 
 
 class MetadataTarget(StrEnum):
@@ -168,7 +202,14 @@ class SealBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Command: TypeAlias = (
-    CreateRun | UpdateRun | MutateMetadata | DeleteRun | FireTimer | CreateBatch | SealBatch
+    CreateRun
+    | UpdateRun
+    | ClaimRun
+    | MutateMetadata
+    | DeleteRun
+    | FireTimer
+    | CreateBatch
+    | SealBatch
 )
 
 
@@ -197,12 +238,17 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     batch: Batch | None = None
     first: bool = True
     """False where a create found the run of its idempotency key."""
+    job_run: JobRun | None = None
+    """What a job run that was made is to execute, with its first workflow run."""
 
 
 # -------------------------------------------------------------------------------- the shape of it
 
 MAX_SECONDS: Final = 2**31 - 1
 """The longest ttl, maxDuration and heartbeatTimeout: what a database's integer holds."""
+
+MAX_ATTEMPTS: Final = 1_000
+MAX_LEASE_S: Final = 24 * 3600
 
 AFTERTIME: Final = timedelta(hours=24)
 """How long after its end a run's tags and metadata may still be changed."""
@@ -235,6 +281,9 @@ def check(command: Command, limits: Limits) -> None:
         case MutateMetadata(run_id=run_id, operations=operations):
             _check_run_id(run_id)
             check_operations(operations, limits)
+        case ClaimRun(run_id=run_id, worker=worker, lease_s=lease_s):
+            _check_run_id(run_id)
+            check_claim(worker, lease_s)
         case DeleteRun(run_id=run_id) | FireTimer(run_id=run_id):
             _check_run_id(run_id)
         case SealBatch(batch_id=batch_id):
@@ -246,12 +295,12 @@ def check(command: Command, limits: Limits) -> None:
 
 def check_new_run(new: NewRun, limits: Limits) -> None:
     """Looks at what is said of a run that is to be made; see `check`."""
-    _check_words("taskIdentifier", new.task_identifier, _TASK_CHARS)
+    check_words("taskIdentifier", new.task_identifier, _TASK_CHARS)
     _check_tags("tags", new.tags, limits)
     if len(set(new.tags)) > limits.tags:
         raise Invalid("tags", f"a run has at most {limits.tags} tags")
     if new.idempotency_key is not None:
-        _check_words("idempotencyKey", new.idempotency_key, _KEY_CHARS)
+        check_words("idempotencyKey", new.idempotency_key, _KEY_CHARS)
     for path, seconds in (
         ("ttl", new.ttl),
         ("maxDuration", new.max_duration),
@@ -259,6 +308,8 @@ def check_new_run(new: NewRun, limits: Limits) -> None:
     ):
         if seconds is not None and not (type(seconds) is int and 1 <= seconds <= MAX_SECONDS):
             raise Invalid(path, f"must be whole seconds, from 1 to {MAX_SECONDS}")
+    if not (type(new.max_attempts) is int and 1 <= new.max_attempts <= MAX_ATTEMPTS):
+        raise Invalid("maxAttempts", f"must be a whole number from 1 to {MAX_ATTEMPTS}")
     for path, id in (("batchId", new.batch_id), ("parentRunId", new.parent_run_id)):
         if id is not None and not is_id(id):
             raise Invalid(path, "is no id")
@@ -268,9 +319,9 @@ def check_new_run(new: NewRun, limits: Limits) -> None:
         _check_time("delayUntil", new.delay_until)
     _check_delay(new.status, new.delay_until)
     _check_object("metadata", new.metadata, limits.nesting)
-    _check_size("metadata", new.metadata, limits.metadata_bytes)
+    check_size("metadata", new.metadata, limits.metadata_bytes)
     check_json(new.payload, "payload", limits.nesting)
-    _check_size("payload", new.payload, limits.payload_bytes)
+    check_size("payload", new.payload, limits.payload_bytes)
 
 
 def check_update(command: UpdateRun, limits: Limits) -> None:
@@ -278,6 +329,8 @@ def check_update(command: UpdateRun, limits: Limits) -> None:
     _check_run_id(command.run_id)
     if command.if_version is not None and type(command.if_version) is not int:
         raise Invalid("ifVersion", "must be an integer")
+    if command.if_attempt is not None and type(command.if_attempt) is not int:
+        raise Invalid("ifAttempt", "must be an integer")
     delay_until = None if command.delay_until is UNSET else command.delay_until
     if delay_until is not None:
         _check_time("delayUntil", delay_until)
@@ -297,10 +350,17 @@ def check_update(command: UpdateRun, limits: Limits) -> None:
         _check_object("metadata", command.metadata, limits.nesting)
     if command.error is not UNSET and command.error is not None:
         _check_error(command.error)
-        _check_size("error", command.error, limits.output_bytes)
+        check_size("error", command.error, limits.output_bytes)
     if command.output is not UNSET:
         check_json(command.output, "output", limits.nesting)
-        _check_size("output", command.output, limits.output_bytes)
+        check_size("output", command.output, limits.output_bytes)
+
+
+def check_claim(worker: str, lease_s: int) -> None:
+    """Looks at who claims a run and for how long; see `check`."""
+    check_words("worker", worker, _TASK_CHARS)
+    if not (type(lease_s) is int and 1 <= lease_s <= MAX_LEASE_S):
+        raise Invalid("leaseS", f"must be whole seconds, from 1 to {MAX_LEASE_S}")
 
 
 def check_operations(operations: tuple[MetadataOperation, ...], limits: Limits) -> None:
@@ -344,7 +404,7 @@ def _check_run_id(run_id: str) -> None:
         raise NotFound("run", run_id)
 
 
-def _check_words(path: str, text: str, chars: int) -> None:
+def check_words(path: str, text: str, chars: int) -> None:
     if not 1 <= len(text) <= chars:
         raise Invalid(path, f"must have 1 to {chars} characters")
     # What is printable holds none of it; the rest, such as wide spaces, is looked at closely.
@@ -356,7 +416,7 @@ def _check_words(path: str, text: str, chars: int) -> None:
 
 def _check_tags(path: str, tags: tuple[str, ...], limits: Limits) -> None:
     for number, tag in enumerate(tags):
-        _check_words(f"{path}.{number}", tag, limits.tag_chars)
+        check_words(f"{path}.{number}", tag, limits.tag_chars)
 
 
 def _check_time(path: str, at: datetime) -> None:
@@ -400,7 +460,7 @@ def _check_error(error: dict[str, Any]) -> None:
             raise Invalid(f"error.{key}", "must be text without NUL")
 
 
-def _check_size(path: str, value: Any, limit: int) -> None:
+def check_size(path: str, value: Any, limit: int) -> None:
     size = json_size(value)
     if size > limit:
         raise TooLarge(path, size, limit)
@@ -457,13 +517,17 @@ def create(
         max_duration=new.max_duration,
         heartbeat_timeout=new.heartbeat_timeout,
         is_test=new.is_test,
+        max_attempts=new.max_attempts,
+        job_id=None if command.job is None else command.job.job_id,
+        workflow_id=None if command.step is None else command.step.workflow_id,
+        position=None if command.step is None else command.step.position,
     )
     return run, _told(run, WIRE_FIELDS)
 
 
 def apply(
     run: Run,
-    command: UpdateRun | MutateMetadata | FireTimer,
+    command: UpdateRun | ClaimRun | MutateMetadata | FireTimer,
     at: datetime,
     limits: Limits,
 ) -> tuple[Run, dict[str, Any]]:
@@ -483,6 +547,8 @@ def apply(
     match command:
         case UpdateRun():
             return _update(run, command, at, limits)
+        case ClaimRun():
+            return _claim(run, command, at)
         case MutateMetadata():
             return _mutate(run, command, at, limits)
         case FireTimer():
@@ -504,6 +570,10 @@ def _update(
 ) -> tuple[Run, dict[str, Any]]:
     if command.if_version is not None and command.if_version != run.version:
         raise VersionConflict(run, command.if_version)
+    if command.if_attempt is not None and command.if_attempt != run.attempt:
+        raise Conflict(
+            f"run {run.id} is in attempt {run.attempt}, not {command.if_attempt}", run
+        )  # fmt: skip
 
     to: RunStatus | None = None
     until = None if command.delay_until is UNSET else command.delay_until.astimezone(UTC)
@@ -533,6 +603,13 @@ def _update(
     return _settle(run, wanted, at, limits, stepped)
 
 
+def _claim(run: Run, command: ClaimRun, at: datetime) -> tuple[Run, dict[str, Any]]:
+    if run.status != RunStatus.QUEUED:
+        raise TransitionRefused(run, RunStatus.EXECUTING)
+    begun = advance(run, RunStatus.EXECUTING, at)
+    return _finish(run, replace(begun, worker=command.worker, lease_s=command.lease_s))
+
+
 def _tags(run: Run, command: UpdateRun, limits: Limits) -> tuple[str, ...]:
     gone = set(command.remove_tags)
     tags = tuple(tag for tag in dict.fromkeys((*run.tags, *command.add_tags)) if tag not in gone)
@@ -556,6 +633,7 @@ _RAN_OUT: Final = {
     Timer.TTL: ("Expired", "ttl", "no worker took the run within its"),
     Timer.MAX_DURATION: ("TimedOut", "max_duration", "the run executed longer than its"),
     Timer.HEARTBEAT: ("HeartbeatLost", "heartbeat_timeout", "no heartbeat came within its"),
+    Timer.LEASE: ("LeaseLost", "lease_s", "its worker sent no heartbeat within the"),
 }
 """For each clock whose end is a failure: the error's name, the field that ran out, and how."""
 
@@ -567,13 +645,16 @@ def _fire(run: Run, command: FireTimer, at: datetime) -> tuple[Run, dict[str, An
     if still is None or command.due_at > at:
         return run, {}
     if still != command.due_at and not (
-        command.timer is Timer.HEARTBEAT and still < command.due_at
+        command.timer in (Timer.HEARTBEAT, Timer.LEASE) and still < command.due_at
     ):
         return run, {}
-    stepped = advance(run, LEADS_TO[command.timer], at)
-    if command.timer in _RAN_OUT:
+    to = LEADS_TO[command.timer]
+    if to is RunStatus.REATTEMPTING and run.attempt >= run.max_attempts:
+        to = RunStatus.CRASHED
+    stepped = advance(run, to, at)
+    if is_final(to) and command.timer in _RAN_OUT:
         name, field, what = _RAN_OUT[command.timer]
-        message = f"{what} {WIRE_FIELDS[field]} of {getattr(run, field)} s"
+        message = f"{what} {WIRE_FIELDS.get(field, 'lease')} of {getattr(run, field)} s"
         stepped = replace(stepped, error={"name": name, "message": message})
     return _finish(run, stepped)
 
@@ -590,7 +671,7 @@ def _settle(
     if is_final(run.status):
         _check_afterwards(run, fields, at)
     if "metadata" in fields:
-        _check_size("metadata", fields["metadata"], limits.metadata_bytes)
+        check_size("metadata", fields["metadata"], limits.metadata_bytes)
     if stepped is not None:
         return _finish(run, replace(stepped, **fields) if fields else stepped)
     if fields:

@@ -8,12 +8,14 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 from sqlalchemy.engine import Connection
 
 from store import answers as answer_codec
-from store import changes
+from store import changes, jobs
 from store.broker import Hint
 from store.commands import (
+    ClaimRun,
     Command,
     CreateBatch,
     CreateRun,
@@ -22,7 +24,9 @@ from store.commands import (
     FireTimer,
     Limits,
     MutateMetadata,
+    NewRun,
     SealBatch,
+    StepOf,
     Submission,
     Timer,
     UpdateRun,
@@ -38,8 +42,9 @@ from store.errors import (
     StoreError,
     TokenUsed,
 )
-from store.held import BatchRow, Held, RunKey, TokenUse, has_key, key_of
-from store.model import Change, ChangeKind, Facet, Run, RunStatus
+from store.held import BatchRow, Held, Overtaken, RunKey, TokenUse, has_key, key_of
+from store.lifecycle import is_final
+from store.model import Change, ChangeKind, Facet, JobRun, Plan, Run, RunStatus, new_id
 from store.staged import Outcomes, Staged
 
 
@@ -76,6 +81,8 @@ class _Group:
         self._limits = limits
         self._numbers = iter(moment.numbers)
         self._undo: list[Callable[[], None]] = []
+        self._begun: dict[str, list[str]] = {}
+        """The steps that were begun in this group, by job run."""
         self._staged = staged
 
     def carry_out(self, submission: Submission) -> Outcomes | StoreError:
@@ -121,9 +128,8 @@ class _Group:
         match command:
             case CreateRun():
                 return self._create(command)
-            case UpdateRun():
-                run = self._named(command)
-                return Done(run=self._take(run, *apply(run, command, self._at(run), self._limits)))
+            case UpdateRun() | ClaimRun():
+                return Done(run=self._update(command))
             case MutateMetadata():
                 return self._mutate(command)
             case FireTimer():
@@ -144,7 +150,7 @@ class _Group:
         # Two servers' transactions may begin in one order and lock in the other.
         return max(self._moment.at, run.updated_at)
 
-    def _named(self, command: UpdateRun | MutateMetadata | DeleteRun | FireTimer) -> Run:
+    def _named(self, command: UpdateRun | ClaimRun | MutateMetadata | DeleteRun | FireTimer) -> Run:
         run = self._staged.runs.get(command.run_id)
         if run is None or run.project != command.project:
             raise NotFound("run", command.run_id)
@@ -182,11 +188,108 @@ class _Group:
             at=self._moment.at,
             limits=self._limits,
         )
+        snapshot = None
+        if command.job is not None:
+            snapshot = self._held.orders.get((command.project, command.job))
+            if snapshot is None:
+                raise Invalid("jobId", f"there is no job {command.job.job_id}")
         run = self._take(None, run, changed)
         if has_key(command):
             self._put(self._held.key_owner, key_of(command), run.id)
         self._use_up(command, run)
-        return Done(run=run)
+        if snapshot is None:
+            return Done(run=run)
+        self._put(self._staged.job_runs, run.id, snapshot)
+        step = self._begin_step(run, snapshot.plan, jobs.first().position)
+        return Done(
+            run=run,
+            job_run=JobRun(run=run, config=snapshot.config, plan=snapshot.plan, steps=(step,)),
+        )
+
+    # ------------------------------------------------------------------------------- job runs
+
+    def _update(self, command: UpdateRun | ClaimRun) -> Run:
+        run = self._named(command)
+        if run.job_id is not None:
+            asked = RunStatus.EXECUTING if isinstance(command, ClaimRun) else command.status
+            jobs.check_asked(run, None if asked is UNSET else asked)
+        after, changed = apply(run, command, self._at(run), self._limits)
+        if run.job_id is not None and after.status != run.status:
+            # The step first: a job run is over with its last step or later.
+            self._cancel_steps(run)
+        after = self._take(run, after, changed)
+        self._follow(run, after)
+        return after
+
+    def _follow(self, before: Run, step: Run) -> None:
+        """Does what follows in the job run from a step's change."""
+        if step.workflow_id is None or step.status == before.status:
+            return
+        job_run = self._staged.runs.get(step.parent_run_id or "")
+        if job_run is None:
+            raise Overtaken  # the step was made after its kin had been looked for
+        snapshot = self._held.snapshots.get(job_run.id) or self._staged.job_runs.get(job_run.id)
+        plan = () if snapshot is None else snapshot.plan
+        if step.status == RunStatus.COMPLETED and not plan:
+            raise Overtaken
+        for consequence in jobs.follow(job_run, len(plan), before.status, step):
+            job_run = self._staged.runs[job_run.id]
+            match consequence:
+                case jobs.BeginStep(position=position):
+                    self._begin_step(job_run, plan, position)
+                case jobs.MoveJobRun(to=to, error=error):
+                    move = UpdateRun(
+                        project=job_run.project,
+                        run_id=job_run.id,
+                        status=to,
+                        error=UNSET if error is None else error,
+                    )
+                    self._take(job_run, *apply(job_run, move, self._at(job_run), self._limits))
+
+    def _begin_step(self, job_run: Run, plan: Plan, position: int) -> Run:
+        planned = plan[position]
+        command = CreateRun(
+            project=job_run.project,
+            run_id=new_id("run"),
+            new=NewRun(
+                task_identifier=planned.task_identifier,
+                payload=jobs.step_payload(job_run, plan, position),
+                ttl=planned.ttl,
+                max_duration=planned.max_duration,
+                heartbeat_timeout=planned.heartbeat_timeout,
+                max_attempts=planned.max_attempts,
+                is_test=job_run.is_test,
+            ),
+            step=StepOf(planned.workflow_id, position),
+        )
+        run, changed = create(
+            command,
+            number=next(self._numbers),
+            parent=job_run,
+            at=self._at(job_run),
+            limits=self._limits,
+        )
+        self._put(self._begun, job_run.id, [*self._begun.get(job_run.id, ()), run.id])
+        return self._take(None, run, changed)
+
+    def _steps(self, job_run: Run) -> list[Run]:
+        """All the steps of a job run, as they stand in this group."""
+        begun = self._begun.get(job_run.id, [])
+        known = self._held.steps.get(job_run.id)
+        if known is None and job_run.id not in self._staged.job_runs:
+            raise Overtaken  # nobody knew that it is a job run
+        return [
+            self._staged.runs[id]
+            for id in dict.fromkeys([*(known or ()), *begun])
+            if id in self._staged.runs
+        ]
+
+    def _cancel_steps(self, job_run: Run) -> None:
+        for step in jobs.living(self._steps(job_run)):
+            cancel = UpdateRun(
+                project=step.project, run_id=step.id, status=RunStatus.CANCELED
+            )  # fmt: skip
+            self._take(step, *apply(step, cancel, self._at(step), self._limits))
 
     def _found(self, run_id: str | None) -> Run | None:
         """A run that was made before, as it stands in this group."""
@@ -237,14 +340,34 @@ class _Group:
         if run is None:
             return None
         if (
-            command.timer is Timer.HEARTBEAT
+            command.timer in (Timer.HEARTBEAT, Timer.LEASE)
             and self._held.heartbeat_due.get(run.id) != command.due_at
         ):
             return run
-        return self._take(run, *apply(run, command, self._moment.at, self._limits))
+        after = self._take(run, *apply(run, command, self._moment.at, self._limits))
+        if command.timer is Timer.LEASE and after.status == RunStatus.REATTEMPTING:
+            # Whoever claims next has the next attempt.
+            again = UpdateRun(
+                project=run.project, run_id=run.id, status=RunStatus.QUEUED
+            )  # fmt: skip
+            after = self._take(after, *apply(after, again, self._at(after), self._limits))
+        self._follow(run, after)
+        return after
 
     def _delete(self, command: DeleteRun) -> Done:
         run = self._named(command)
+        if run.workflow_id is not None:
+            raise Conflict(
+                f"run {run.id} is a step of job run {run.parent_run_id}, and is deleted with it",
+                run,
+            )
+        if run.job_id is not None and is_final(run.status):
+            for step in self._steps(run):
+                self._delete_run(step)
+        self._delete_run(run)
+        return Done(run=run)
+
+    def _delete_run(self, run: Run) -> None:
         gone = apply_delete(run, self._at(run))
         gone = msgspec.structs.replace(gone, last_xid=self._moment.xid)
         self._log(run, gone, changes.kept(gone), ChangeKind.DELETED)
@@ -269,7 +392,6 @@ class _Group:
                     old, deleted_counts=counts, deleted_finished_at=finished, is_changed=True
                 ),
             )
-        return Done(run=run)
 
     def _seal(self, command: SealBatch) -> Done:
         batch = self._held.batches.get(command.batch_id)

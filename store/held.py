@@ -16,11 +16,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from store import jobrows
 from store.commands import (
+    ClaimRun,
     Command,
     CreateRun,
     DeleteRun,
     FireTimer,
+    JobOrder,
     MetadataTarget,
     MutateMetadata,
     SealBatch,
@@ -28,7 +31,7 @@ from store.commands import (
     Timer,
     UpdateRun,
 )
-from store.model import Run
+from store.model import Run, RunStatus
 from store.rows import WHOLE, run_of
 from store.tables import answers, batches, heartbeats, idempotency_keys, runs, used_tokens
 
@@ -49,6 +52,12 @@ class Kin(NamedTuple):
     root_run_id: str | None
     batch_id: str | None
     depth: int
+    workflow_id: str | None = None
+    job_id: str | None = None
+
+
+class Overtaken(Exception):
+    """What was read before the locks is not true under them: to be rolled back and run again."""
 
 
 class TokenUse(NamedTuple):
@@ -95,6 +104,12 @@ class Held:
         """The locked runs."""
         self.heartbeat_due: dict[str, datetime] = {}
         self.kin: dict[str, Kin] = {}
+        self.snapshots: dict[str, jobrows.Snapshot] = {}
+        """What the job runs execute whose steps may complete."""
+        self.orders: dict[tuple[str, JobOrder], jobrows.Snapshot] = {}
+        """What new job runs are to execute, by project and order; what is not there is unknown."""
+        self.steps: dict[str, list[str]] = {}
+        """The steps of the job runs that may be canceled or deleted."""
 
         self._read_kin([command for one in submissions for command in one.commands])
         self._claim_answers(submissions)
@@ -105,7 +120,7 @@ class Held:
             for command in one.commands
         ]
         creates = [command for command in live if isinstance(command, CreateRun)]
-        self.creates = len(creates)
+        self.creates = len(creates) + self._read_job_runs(live)
         """How many runs may be made."""
         self._claim_keys(creates)
         self._claim_tokens(creates)
@@ -118,7 +133,9 @@ class Held:
             match command:
                 case MutateMetadata(target=target) if target is not MetadataTarget.SELF:
                     ids.add(command.run_id)
-                case DeleteRun():
+                case UpdateRun(status=status) if status is not msgspec.UNSET:
+                    ids.add(command.run_id)
+                case DeleteRun() | FireTimer() | ClaimRun():
                     ids.add(command.run_id)
                 case CreateRun(new=new) if new.parent_run_id is not None:
                     ids.add(new.parent_run_id)
@@ -133,6 +150,8 @@ class Held:
             runs.c.root_run_id,
             runs.c.batch_id,
             runs.c.depth,
+            runs.c.workflow_id,
+            runs.c.job_id,
         ).where(runs.c.id.in_(sorted(ids)))
         for row in self._connection.execute(kin):
             self.kin[row.id] = Kin(*row[1:])
@@ -153,6 +172,41 @@ class Held:
             command.new.batch_id,
             parent.depth + 1,
         )
+
+    def _read_job_runs(self, commands: Iterable[Command]) -> int:
+        """What the job runs among the kin execute, and their steps; how many may begin."""
+        completed = set()
+        ending = set()
+        orders = set()
+        begun = 0
+        for command in commands:
+            match command:
+                case UpdateRun(status=RunStatus.COMPLETED):
+                    job_run_id = self.job_run(command.run_id)
+                    if job_run_id is not None:
+                        completed.add(job_run_id)
+                        begun += 1
+                case UpdateRun(status=RunStatus.CANCELED) | DeleteRun():
+                    kin = self.kin.get(command.run_id)
+                    if kin is not None and kin.job_id is not None:
+                        ending.add(command.run_id)
+                case CreateRun(project=project, job=JobOrder() as order):
+                    orders.add((project, order))
+                    begun += 1
+                case _:
+                    pass
+        if completed:
+            self.snapshots = jobrows.snapshots(self._connection, completed)
+        if orders:
+            self.orders = jobrows.ordered(self._connection, orders)
+        if ending:
+            self.steps = jobrows.step_ids(self._connection, ending)
+        return begun
+
+    def job_run(self, run_id: str) -> str | None:
+        """The job run that the run is a step of."""
+        kin = self.kin.get(run_id)
+        return None if kin is None or kin.workflow_id is None else kin.parent_run_id
 
     def _claim_answers(self, submissions: Iterable[Submission]) -> None:
         # The time is this process's: it decides only when the answer may be forgotten.
@@ -295,7 +349,7 @@ class Held:
         beating = set()
         for command in commands:
             match command:
-                case UpdateRun():
+                case UpdateRun() | ClaimRun():
                     ids.add(command.run_id)
                 case DeleteRun():
                     # One that was made just now is not known to be in a batch, or not: its
@@ -304,7 +358,7 @@ class Held:
                         ids.add(command.run_id)
                 case FireTimer():
                     ids.add(command.run_id)
-                    if command.timer is Timer.HEARTBEAT:
+                    if command.timer in (Timer.HEARTBEAT, Timer.LEASE):
                         beating.add(command.run_id)
                 case MutateMetadata(target=MetadataTarget.SELF):
                     ids.add(command.run_id)
@@ -315,6 +369,10 @@ class Held:
                         ids.add(target)
                 case _:
                     pass
+        # A job run is moved by its steps, and takes them along when it ends.
+        ids |= {job_run for id in ids if (job_run := self.job_run(id)) is not None}
+        for steps in self.steps.values():
+            ids.update(steps)
         if not ids:
             return
         locked = sa.select(*WHOLE).where(runs.c.id.in_(sorted(ids))).order_by(runs.c.id)
@@ -323,6 +381,11 @@ class Held:
         for row in self._connection.execute(locked):
             run = run_of(row)
             self.runs[run.id] = run
+        if self.steps and self._postgres:
+            # Until its lock was had, a job run may have begun a step that was not read.
+            now = jobrows.step_ids(self._connection, self.steps)
+            if any(id not in self.runs for steps in now.values() for id in steps):
+                raise Overtaken
         if beating:
             beats = sa.select(heartbeats).where(heartbeats.c.run_id.in_(sorted(beating)))
             if self._postgres:

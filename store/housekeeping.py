@@ -279,7 +279,10 @@ class _Over(NamedTuple):
 def _over(connection: Connection, keep: timedelta) -> list[_Over]:
     rows = connection.execute(
         sa.select(runs.c.project, runs.c.id)
-        .where(runs.c.finished_at < change_log.database_time(connection) - keep)
+        .where(
+            runs.c.finished_at < change_log.database_time(connection) - keep,
+            runs.c.workflow_id.is_(None),  # the steps of a job run are deleted with it
+        )
         .order_by(runs.c.finished_at)
         .limit(500)
     )

@@ -108,6 +108,10 @@ def advance(run: Run, to: RunStatus, at: datetime, *, delayed_until: datetime | 
         spell = (moment - run.executing_since) // timedelta(milliseconds=1)
         fields["duration_ms"] = run.duration_ms + spell
         fields["executing_since"] = None
+    if run.status == EXECUTING and run.lease_s is not None:
+        # A lease is of one spell: whoever has the run next is somebody else.
+        fields["worker"] = None
+        fields["lease_s"] = None
 
     if to == DELAYED:
         if delayed_until is None:
@@ -139,6 +143,7 @@ class Timer(StrEnum):
     TTL = "ttl"
     MAX_DURATION = "max_duration"
     HEARTBEAT = "heartbeat"
+    LEASE = "lease"
 
 
 LEADS_TO: Final[Mapping[Timer, RunStatus]] = {
@@ -146,14 +151,17 @@ LEADS_TO: Final[Mapping[Timer, RunStatus]] = {
     Timer.TTL: EXPIRED,
     Timer.MAX_DURATION: TIMED_OUT,
     Timer.HEARTBEAT: CRASHED,
+    Timer.LEASE: REATTEMPTING,
 }
-"""What becomes of a run when a clock of it has run out."""
+"""What becomes of a run when a clock of it has run out; without attempts left, a lost lease
+leads to CRASHED."""
 
 WATCHED_IN: Final[Mapping[Timer, RunStatus]] = {
     Timer.DELAY: DELAYED,
     Timer.TTL: QUEUED,
     Timer.MAX_DURATION: EXECUTING,
     Timer.HEARTBEAT: EXECUTING,
+    Timer.LEASE: EXECUTING,
 }
 """The only status in which each clock ticks.
 
@@ -189,3 +197,19 @@ def due(run: Run, timer: Timer, heartbeat_at: datetime | None = None) -> datetim
                 return None
             heard = max(run.executing_since, heartbeat_at or run.executing_since)
             return heard + timedelta(seconds=run.heartbeat_timeout)
+        case Timer.LEASE:
+            if run.executing_since is None or run.lease_s is None:
+                return None
+            heard = max(run.executing_since, heartbeat_at or run.executing_since)
+            return heard + timedelta(seconds=run.lease_s)
+
+
+def beats(run: Run) -> Timer | None:
+    """The clock that the worker's heartbeats wind, if there is one.
+
+    A lease stands in the place of the promised heartbeats: who claims a run says how often they
+    will be heard, and cannot know what was promised by others.
+    """
+    if run.lease_s is not None:
+        return Timer.LEASE
+    return None if run.heartbeat_timeout is None else Timer.HEARTBEAT

@@ -71,7 +71,7 @@ new_id: Final = IdMaker()
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One execution of a task, as it stands at one version.
 
-    The fields are DESIGN.md's, but for the last three, which never leave the store's process
+    The fields are DESIGN.md's, but for the last ones, which never leave the store's process
     family: they are not in `WIRE_FIELDS`.
     """
 
@@ -109,6 +109,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     base_cost_in_cents: float = 0.0
     is_test: bool = False
 
+    job_id: str | None = None
+    """The job that it is an execution of: it is a job run, and its children are the steps."""
+    max_attempts: int = 1
+    """How many times it may begin executing before a lost lease is its end."""
+    worker: str | None = None
+    lease_s: int | None = None
+    """Who has claimed it, and for how long each heartbeat of theirs holds; only while EXECUTING."""
     executing_since: datetime | None = None
     """When the present spell of executing began; what `duration_ms` grows from."""
     last_xid: int = 0
@@ -120,7 +127,17 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 WIRE_FIELDS: Final[Mapping[str, str]] = {
     name: "".join(part if i == 0 else part.capitalize() for i, part in enumerate(name.split("_")))
     for name in Run.__struct_fields__
-    if name not in ("project", "executing_since", "last_xid", "has_payload")
+    if name
+    not in (
+        "project",
+        "job_id",
+        "max_attempts",
+        "worker",
+        "lease_s",
+        "executing_since",
+        "last_xid",
+        "has_payload",
+    )
 }
 """Python name to wire name, for every field of a run that clients may see, in order."""
 
@@ -147,6 +164,37 @@ def wire_run(run: Run, skip: frozenset[str] = frozenset()) -> dict[str, Any]:
         for name, wire in WIRE_FIELDS.items()
         if wire not in skip
     }
+
+
+# ------------------------------------------------------------------------------------ job runs
+
+
+class PlannedStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A workflow as a job run will execute it, whatever becomes of the workflow meanwhile."""
+
+    workflow_id: str
+    name: str
+    task_identifier: str
+    payload: Any = None
+    ttl: int | None = None
+    max_duration: int | None = None
+    heartbeat_timeout: int | None = None
+    max_attempts: int = 1
+
+
+Plan = tuple[PlannedStep, ...]
+"""What a job run executes, in order; it never changes."""
+
+
+class JobRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A job run as it stands: the run, what it executes, and how far that has come."""
+
+    run: Run
+    config: dict[str, Any]
+    """The job's config when the job run was made."""
+    plan: Plan
+    steps: tuple[Run, ...]
+    """The workflow runs that were made so far, by position."""
 
 
 # --------------------------------------------------------------------------------- the change log

@@ -12,11 +12,14 @@ from sqlalchemy.engine import Connection
 
 from store import batches as batch_reads
 from store import reads, timers
-from store.broker import Broker
+from store.broker import Broker, Hint
+from store.claims import Claims
 from store.commands import Limits, Submission, check, is_id
+from store.definitions import Definitions
 from store.engine import CommitLost, Database, Sqlite, open_database
 from store.errors import Invalid, NotFound, OutcomeUnknown, StoreError
 from store.housekeeping import Housekeeping, Retention
+from store.jobruns import JobRuns
 from store.jsonvalue import is_text
 from store.model import (
     Batch,
@@ -32,7 +35,6 @@ from store.schema import migrate
 from store.staged import Outcomes
 from store.timers import Timers
 from store.writer import Writer
-
 
 KEY_CHARS = 512
 """How long an `Idempotency-Key` may be."""
@@ -59,12 +61,15 @@ class RunStore:
         self._writer = Writer(
             database,
             limits,
-            broker.publish,
+            self._publish,
             in_flight=1 if database.dialect == "sqlite" else 2,
             committed=committed,
         )
         self.timers = Timers(database, self._writer.submit)
         self.housekeeping = Housekeeping(database, self._writer.submit, retention)
+        self.definitions = Definitions(database, limits)
+        self.job_runs = JobRuns(database)
+        self.claims = Claims(database, self._writer.carry_out, self._writer.submit, limits)
 
     @classmethod
     async def open(
@@ -99,14 +104,24 @@ class RunStore:
 
     async def close(self) -> None:
         """Commits what was taken, then closes the database."""
+        await self.claims.close()
         await self._writer.close()
         await self.database.close()
 
     async def run(self) -> None:
-        """Timers and housekeeping, until cancelled."""
+        """Timers, housekeeping and what else is to be done, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.timers.run())
+            tasks.create_task(self.claims.run())
             tasks.create_task(self.housekeeping.run())
+
+    def _publish(self, hints: Sequence[Hint]) -> None:
+        self.broker.publish(hints)
+        self.told(hints)
+
+    def told(self, hints: Sequence[Hint]) -> None:
+        """Wakes whoever waits in this process for such changes; this process's own are told."""
+        self.claims.told(hints)
 
     # ------------------------------------------------------------------------------- commands
 
@@ -140,12 +155,12 @@ class RunStore:
             outcomes.insert(place, refused[place])
         return outcomes
 
-    async def heartbeat(self, project: str, run_id: str) -> None:
-        """Notes that the run's worker lives; raises NotFound."""
+    async def heartbeat(self, project: str, run_id: str, attempt: int | None = None) -> None:
+        """Notes that the run's worker lives; raises NotFound, or Conflict in another attempt."""
         if not is_id(run_id):
             raise NotFound("run", run_id)
         try:
-            await self.database.write(timers.beat, project, run_id)
+            await self.database.write(timers.beat, project, run_id, attempt)
         except CommitLost as error:
             raise OutcomeUnknown(str(error)) from error
 

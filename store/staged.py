@@ -12,12 +12,12 @@ from sqlalchemy.engine import Connection
 
 from store import answers as answer_codec
 from store import batches as batch_reads
-from store import changes
+from store import changes, jobrows
 from store.broker import Hint
 from store.commands import CreateBatch, Done, SealBatch, Submission, Timer
 from store.errors import StoreError
 from store.held import Held, RunKey
-from store.lifecycle import due
+from store.lifecycle import beats, due
 from store.model import Change, Run, RunStatus
 from store.rows import bind, differing, row_of
 from store.tables import answers, batches, heartbeats, idempotency_keys, run_tags, runs, used_tokens
@@ -40,6 +40,8 @@ class Staged:
         self._held = held
         self.runs: dict[str, Run] = dict(held.runs)
         self.deleted: dict[str, Run] = {}
+        self.job_runs: dict[str, jobrows.Snapshot] = {}
+        """What the job runs that were made are to execute."""
         self.changes: list[Change] = []
         self.hints: list[Hint] = []
 
@@ -114,6 +116,10 @@ class Staged:
         gone = sorted(id for id in self.deleted if id in self._held.runs)
         if gone:
             self._connection.execute(sa.delete(runs).where(runs.c.id.in_(gone)))
+        jobrows.write(self._connection, self.job_runs)
+        jobrows.delete(
+            self._connection, [id for id, run in self.deleted.items() if run.job_id is not None]
+        )
 
     def _write_tags(self) -> None:
         added = []
@@ -145,20 +151,27 @@ class Staged:
         ended = []
         for id, run in self.runs.items():
             before = self._held.runs.get(id)
-            if run.heartbeat_timeout is None or run is before:
+            if run is before:
+                continue
+            clock = beats(run)
+            if clock is None and (before is None or beats(before) is None):
                 continue
             if run.executing_since == (None if before is None else before.executing_since):
                 continue
             ended.append(id)
-            if run.executing_since is not None:
+            if run.executing_since is not None and clock is not None:
                 begun.append(
                     {
                         "run_id": id,
                         "project": run.project,
-                        "due_at": due(run, Timer.HEARTBEAT),
+                        "due_at": due(run, clock),
+                        "leased": clock is Timer.LEASE,
                     }
                 )
-        ended += [id for id, run in self.deleted.items() if run.heartbeat_timeout is not None]
+        for id in self.deleted:
+            before = self._held.runs.get(id)
+            if before is not None and beats(before) is not None:
+                ended.append(id)
         if ended:
             self._connection.execute(
                 sa.delete(heartbeats).where(heartbeats.c.run_id.in_(sorted(ended)))

@@ -125,6 +125,10 @@ runs = sa.Table(
     sa.Column("cost_in_cents", sa.Float(53), nullable=False),
     sa.Column("base_cost_in_cents", sa.Float(53), nullable=False),
     sa.Column("is_test", sa.Boolean, nullable=False),
+    sa.Column("job_id", sa.Text),
+    sa.Column("max_attempts", sa.Integer, nullable=False),
+    sa.Column("worker", sa.Text),
+    sa.Column("lease_s", sa.Integer),
     # When the server's own clock for the present status runs out; heartbeats have their table.
     sa.Column("due_at", UtcTime),
     sa.Index("runs_number", "project", "number", unique=True),
@@ -216,6 +220,8 @@ heartbeats = sa.Table(
     sa.Column("run_id", sa.Text, primary_key=True),
     sa.Column("project", sa.Text, nullable=False),
     sa.Column("due_at", UtcTime, nullable=False),
+    # Whether the run goes to another worker then, as against: is lost.
+    sa.Column("leased", sa.Boolean, nullable=False),
     sa.Index("heartbeats_due", "due_at"),
 )
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from store import changes
 from store.commands import FireTimer, Submission, Timer
 from store.engine import Database
-from store.errors import NotFound, StoreError, Unavailable
+from store.errors import Conflict, NotFound, StoreError, Unavailable
 from store.model import RunStatus
 from store.staged import CLOCKS, Outcomes
 from store.tables import heartbeats, runs
@@ -80,7 +80,9 @@ def _due(connection: Connection) -> list[FireTimer]:
         .limit(AT_ONCE)
     )
     beats = connection.execute(
-        sa.select(heartbeats.c.project, heartbeats.c.run_id, heartbeats.c.due_at)
+        sa.select(
+            heartbeats.c.project, heartbeats.c.run_id, heartbeats.c.due_at, heartbeats.c.leased
+        )
         .where(heartbeats.c.due_at <= at)
         .order_by(heartbeats.c.due_at)
         .limit(AT_ONCE)
@@ -94,25 +96,38 @@ def _due(connection: Connection) -> list[FireTimer]:
         )
         for row in clocks
     ] + [
-        FireTimer(project=row.project, run_id=row.run_id, timer=Timer.HEARTBEAT, due_at=row.due_at)
+        FireTimer(
+            project=row.project,
+            run_id=row.run_id,
+            timer=Timer.LEASE if row.leased else Timer.HEARTBEAT,
+            due_at=row.due_at,
+        )
         for row in beats
     ]
 
 
-def beat(connection: Connection, project: str, run_id: str) -> None:
+def beat(
+    connection: Connection, project: str, run_id: str, attempt: int | None = None
+) -> None:  # fmt: skip
     """Notes a worker's heartbeat, outside the run's row, its version and the log.
 
-    Raises NotFound for a run that is not there. For one that promised none, or is not
-    executing, it means nothing.
+    Raises NotFound for a run that is not there, and Conflict where it is not executing in that
+    attempt: then somebody else has it, or nobody any more. Without an attempt, for a run that
+    promised none, or is not executing, it means nothing.
     """
-    timeout = connection.execute(
-        sa.select(runs.c.heartbeat_timeout).where(runs.c.id == run_id, runs.c.project == project)
-    ).one_or_none()
-    if timeout is None:
+    row = connection.execute(
+        sa.select(
+            runs.c.status, runs.c.attempt, runs.c.heartbeat_timeout, runs.c.lease_s
+        ).where(runs.c.id == run_id, runs.c.project == project)
+    ).one_or_none()  # fmt: skip
+    if row is None:
         raise NotFound("run", run_id)
-    if timeout.heartbeat_timeout is None:
+    if attempt is not None and (row.attempt, row.status) != (attempt, RunStatus.EXECUTING):
+        raise Conflict(f"run {run_id} is {row.status} in attempt {row.attempt}, not {attempt}")
+    holds_s = row.lease_s or row.heartbeat_timeout
+    if holds_s is None:
         return
-    due: datetime = changes.database_time(connection) + timedelta(seconds=timeout.heartbeat_timeout)
+    due: datetime = changes.database_time(connection) + timedelta(seconds=holds_s)
     connection.execute(
         sa.update(heartbeats).where(heartbeats.c.run_id == run_id).values(due_at=due)
     )

@@ -24,6 +24,7 @@ from store.commands import (
 from store.engine import CommitLost, Database
 from store.errors import OutcomeUnknown, StoreError, Unavailable
 from store.group import Committed, run_group
+from store.held import Overtaken
 from store.model import Change
 from store.staged import Outcomes
 from store.tables import changes
@@ -101,6 +102,7 @@ class Writer:
         self._waiting = 0
         self._busy: set[object] = set()
         self._groups: set[asyncio.Task[None]] = set()
+        self._groups_beside: set[asyncio.Task[Committed]] = set()
         self._closed = False
 
     async def submit(self, submission: Submission) -> Outcomes:
@@ -123,8 +125,8 @@ class Writer:
     async def close(self) -> None:
         """Takes no more, and returns when all that was taken is committed."""
         self._closed = True
-        while self._groups:
-            await asyncio.wait(self._groups)
+        while self._groups or self._groups_beside:
+            await asyncio.wait([*self._groups, *self._groups_beside])
 
     def _start_groups(self) -> None:
         while self._queue and len(self._groups) < self._in_flight:
@@ -183,7 +185,7 @@ class Writer:
 
     async def _commit(self, group: list[_Waiting]) -> None:
         try:
-            committed = await self._transact(group)
+            committed = await self._transact(self._work(group))
         except (Unavailable, OutcomeUnknown):
             raise
         except Exception:
@@ -197,7 +199,7 @@ class Writer:
     async def _commit_alone(self, one: _Waiting) -> None:
         for tries_left in reversed(range(TRIES)):
             try:
-                committed = await self._transact([one])
+                committed = await self._transact(self._work([one]))
             except (Unavailable, OutcomeUnknown):
                 # The rest of the group would only wait for the same, one after the other.
                 raise
@@ -212,11 +214,39 @@ class Writer:
                 self._answer([one], committed)
                 return
 
-    async def _transact(self, group: list[_Waiting]) -> Committed:
+    async def carry_out(self, work: Callable[[Connection], Committed]) -> Committed:
+        """What the work returns, once its transaction is committed and its hints are published.
+
+        For commands that find the runs they are about themselves; run beside the groups. Raises
+        as `submit` does; who was in others' way is told so at once, by Unavailable.
+        """
+        if self._closed:
+            raise Unavailable("the server is stopping")
+        task = asyncio.get_running_loop().create_task(self._carry_out(work))
+        self._groups_beside.add(task)
+        task.add_done_callback(self._groups_beside.discard)
+        # Whoever is cancelled meanwhile does not take along what is being committed.
+        return await asyncio.shield(task)
+
+    async def _carry_out(self, work: Callable[[Connection], Committed]) -> Committed:
+        try:
+            committed = await self._transact(work)
+        except Exception as error:
+            if _is_in_the_way(error):
+                raise Unavailable(f"others were in the way: {error}") from error
+            raise
+        self._answer([], committed)
+        return committed
+
+    def _work(self, group: list[_Waiting]) -> Callable[[Connection], Committed]:
+        submissions = [one.submission for one in group]
+        return lambda connection: run_group(connection, submissions, self._limits)
+
+    async def _transact(self, work: Callable[[Connection], Committed]) -> Committed:
         """One transaction; when this returns it is committed, and when it raises it is not."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        transaction = _Transaction([one.submission for one in group], self._limits)
+        transaction = _Transaction(work)
         try:
             committed = await self._database.write(transaction)
         except CommitLost as error:
@@ -236,7 +266,7 @@ class Writer:
             except Exception:
                 # The tail finds them; nothing may make the group look as if it had failed.
                 log.exception("hints could not be published")
-        for one, outcome in zip(group, committed.outcomes, strict=True):
+        for one, outcome in zip(group, committed.outcomes, strict=False):
             if one.future.done():
                 continue
             if isinstance(outcome, StoreError):
@@ -281,22 +311,23 @@ class Writer:
 
 
 class _Transaction:
-    """The group as work for the database, which remembers how far it came."""
+    """Work for the database, which remembers how far it came."""
 
-    def __init__(self, submissions: Sequence[Submission], limits: Limits) -> None:
-        self._submissions = submissions
-        self._limits = limits
+    def __init__(self, work: Callable[[Connection], Committed]) -> None:
+        self._work = work
         self.result: Committed | None = None
 
     def __call__(self, connection: Connection) -> Committed:
         self.result = None
-        self.result = run_group(connection, self._submissions, self._limits)
+        self.result = self._work(connection)
         return self.result
 
 
 def _is_in_the_way(error: Exception) -> bool:
-    """Whether a statement failed because of what others hold, and not by itself."""
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _IN_THE_WAY
+    """Whether it failed because of what others hold or did, and not by itself."""
+    return isinstance(error, Overtaken) or (
+        isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _IN_THE_WAY
+    )
 
 
 def _outcome_of(connection: Connection, xid: int) -> str | None:

@@ -643,6 +643,7 @@ CLOCKS: dict[str, Any] = {
     "ttl": 1,
     "max_duration": 3,
     "heartbeat_timeout": 2,
+    "lease_s": 2,
     "delayed_until": AT + seconds(5),
 }
 
@@ -717,6 +718,7 @@ def test_a_clock_fires_once_however_many_servers_watch_it(status: RunStatus, tim
         (Timer.TTL, {"queued_at": AT + seconds(2)}),
         (Timer.MAX_DURATION, {"duration_ms": 1}),
         (Timer.HEARTBEAT, {"executing_since": AT + seconds(4)}),
+        (Timer.LEASE, {"executing_since": AT + seconds(4)}),
     ],
 )
 def test_a_clock_that_has_been_set_anew_does_not_fire(timer: Timer, moved: dict[str, Any]) -> None:

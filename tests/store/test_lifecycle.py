@@ -240,12 +240,13 @@ def test_a_clock_ticks_in_one_status_only_and_leads_on_from_it(
         ttl=1,
         max_duration=1,
         heartbeat_timeout=1,
+        lease_s=1,
     )
     ticks = due(run, timer, AT) is not None
     assert ticks == (status is WATCHED_IN[timer])
     assert LEADS_TO[timer] in NEXT[WATCHED_IN[timer]]
 
 
-@pytest.mark.parametrize("timer", [Timer.TTL, Timer.MAX_DURATION, Timer.HEARTBEAT])
+@pytest.mark.parametrize("timer", [Timer.TTL, Timer.MAX_DURATION, Timer.HEARTBEAT, Timer.LEASE])
 def test_a_clock_that_nobody_asked_for_never_runs_out(timer: Timer) -> None:
     assert due(a_run(status=WATCHED_IN[timer]), timer, AT) is None

@@ -1,0 +1,365 @@
+"""Claims: the oldest queued run of some tasks, for one worker alone, as long as it is heard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from store import RunStore
+from store.claims import Claims
+from store.commands import (
+    ClaimRun,
+    CreateRun,
+    FireTimer,
+    Limits,
+    NewRun,
+    Timer,
+    UpdateRun,
+    apply,
+)
+from store.errors import Conflict, IdempotencyKeyReused, Invalid, TransitionRefused
+from store.lifecycle import due
+from store.model import Run, RunStatus, new_id
+from store.once import Key
+from store.tables import heartbeats
+from tests.builders import AT, PROJECT, a_run, seconds
+from tests.store.jobbing import (
+    a_job,
+    begin,
+    history,
+    move,
+    now,
+    opened,
+    opened_on,
+    run_of,
+    statuses,
+    until,
+    url_of,
+)  # fmt: skip
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+QUEUED = RunStatus.QUEUED
+EXECUTING = RunStatus.EXECUTING
+COMPLETED = RunStatus.COMPLETED
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[RunStore]:
+    async with opened_on(request.param, request) as store:
+        yield store
+
+
+@pytest.fixture
+def task() -> str:
+    """A task of the test's own: the store is everybody's."""
+    return new_id("task")
+
+
+async def queued(store: RunStore, task: str, **new: Any) -> Run:
+    return await run_of(
+        store,
+        CreateRun(
+            project=PROJECT, run_id=new_id("run"), new=NewRun(task_identifier=task, **new)
+        ),
+    )  # fmt: skip
+
+
+async def claim(store: RunStore, *tasks: str, lease_s: int = 60, **how: Any) -> Run | None:
+    return await store.claims.claim(PROJECT, tasks, "worker-1", lease_s, **how)
+
+
+# ------------------------------------------------------------------------------------- the core
+
+
+async def test_a_claim_begins_an_attempt_under_a_lease() -> None:
+    claim = ClaimRun(project=PROJECT, run_id="run_1", worker="w", lease_s=30)
+    run, changed = apply(a_run(attempt=1), claim, AT + seconds(9), Limits())
+    assert (run.status, run.attempt, run.worker, run.lease_s) == (EXECUTING, 2, "w", 30)
+    assert "worker" not in changed
+    assert due(run, Timer.LEASE) == AT + seconds(39)
+    with pytest.raises(TransitionRefused):
+        apply(run, claim, AT + seconds(10), Limits())
+
+
+@pytest.mark.parametrize(
+    "attempt,to", [(1, RunStatus.REATTEMPTING), (2, RunStatus.CRASHED), (3, RunStatus.CRASHED)]
+)
+async def test_a_lost_lease_is_the_end_when_no_attempt_is_left(attempt: int, to: RunStatus) -> None:
+    run = a_run(status=EXECUTING, attempt=attempt, max_attempts=2, lease_s=5, worker="w")
+    at = due(run, Timer.LEASE)
+    assert at is not None
+    fired = FireTimer(project=PROJECT, run_id=run.id, timer=Timer.LEASE, due_at=at)
+    after, _ = apply(run, fired, at, Limits())
+    assert (after.status, after.worker, after.lease_s) == (to, None, None)
+    assert (after.error is None) == (to is RunStatus.REATTEMPTING)
+
+
+async def test_a_worker_that_has_lost_the_run_changes_nothing_of_the_next_attempt() -> None:
+    run = a_run(status=EXECUTING, attempt=2)
+    late = UpdateRun(project=PROJECT, run_id=run.id, status=COMPLETED, if_attempt=1)
+    with pytest.raises(Conflict):
+        apply(run, late, AT + seconds(60), Limits())
+    assert apply(run, _of(late, 2), AT + seconds(60), Limits())[0].status == COMPLETED
+
+
+def _of(command: UpdateRun, attempt: int) -> UpdateRun:
+    return UpdateRun(
+        project=command.project, run_id=command.run_id, status=command.status, if_attempt=attempt
+    )
+
+
+# ------------------------------------------------------------------------------------ the store
+
+
+async def test_the_oldest_of_the_asked_tasks_is_handed_out(store: RunStore, task: str) -> None:
+    other = task + "-other"
+    first, second = await queued(store, task), await queued(store, other)
+    await queued(store, task + "-nobody-asks-for")
+    third = await queued(store, task)
+    got = [await claim(store, task, other) for _ in range(4)]
+    assert [run and run.id for run in got] == [first.id, second.id, third.id, None]
+    assert got[0] is not None
+    assert (got[0].status, got[0].attempt) == (EXECUTING, 1)
+    assert [change.changed.get("status") for change in await history(store, first)] == [
+        QUEUED, EXECUTING,
+    ]  # fmt: skip
+
+
+async def test_a_claim_takes_only_what_is_queued_and_no_job_run(store: RunStore, task: str) -> None:
+    await move(store, await queued(store, task), EXECUTING)
+    job = await a_job(store, task)
+    made = await begin(store, job)
+    step = await claim(store, task, job.id)
+    assert step is not None
+    assert step.id == made.steps[0].id
+    assert await claim(store, task, job.id) is None
+    assert (await now(store, made)).run.status == EXECUTING
+
+
+async def test_another_projects_runs_are_not_handed_out(store: RunStore, task: str) -> None:
+    await queued(store, task)
+    assert await store.claims.claim("another", [task], "w", 60) is None
+
+
+async def test_claims_are_looked_at_before_they_wait(store: RunStore) -> None:
+    wrongs: list[dict[str, Any]] = [
+        {"tasks": []},
+        {"tasks": [f"t{i}" for i in range(101)]},
+        {"worker": ""},
+        {"lease_s": 0},
+        {"lease_s": 10**9},
+        {"wait_s": 61.0},
+    ]
+    for wrong in wrongs:
+        asked: dict[str, Any] = {"tasks": ["t"], "worker": "w", "lease_s": 5} | wrong
+        with pytest.raises(Invalid):
+            await store.claims.claim(PROJECT, **asked)
+
+
+async def test_many_workers_of_two_servers_get_each_run_once(store: RunStore, task: str) -> None:
+    """The point of claims: with fifty at once nobody gets what another has."""
+    async with opened(url_of(store)) as other:
+        runs = [(await queued(store, task)).id for _ in range(40)]
+        got: list[str] = []
+
+        async def work(at: RunStore) -> None:
+            while (run := await claim(at, task)) is not None:
+                got.append(run.id)
+
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+            for place in range(50):
+                tasks.create_task(work((store, other)[place % 2]))
+    assert sorted(got) == sorted(runs)
+
+
+async def test_workers_that_claim_the_steps_of_job_runs_never_wait_in_a_ring(
+    store: RunStore, task: str
+) -> None:
+    """A claim holds a step and wants its job run; a completion holds both. With two servers
+    that would be a deadlock, if claims waited."""
+    async with opened(url_of(store)) as other:
+        job = await a_job(store, task, task + "-2", task + "-3")
+        made = [await begin(store, job) for _ in range(12)]
+        tasks_of = [task, task + "-2", task + "-3"]
+        left = {step.id for one in made for step in one.steps}
+
+        async def work(at: RunStore) -> None:
+            while left:
+                run = await claim(at, *tasks_of, wait_s=0.2)
+                if run is not None:
+                    await move(at, run, COMPLETED, if_attempt=1)
+                    left.discard(run.id)
+                    present = await at.job_runs.get(PROJECT, run.parent_run_id or "")
+                    left.update(s.id for s in present.steps if s.status != COMPLETED)
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for place in range(10):
+                group.create_task(work((store, other)[place % 2]))
+        for one in made:
+            after = await now(store, one)
+            assert after.run.status == COMPLETED
+            assert statuses(after.steps) == [COMPLETED] * 3
+            assert [step.attempt for step in after.steps] == [1] * 3
+
+
+async def test_a_claim_that_waits_gets_what_is_queued_meanwhile(store: RunStore, task: str) -> None:
+    waiting = [asyncio.create_task(claim(store, task, wait_s=30.0)) for _ in range(3)]
+    await until(lambda: _parked(store.claims, 3))
+    runs = [await queued(store, task) for _ in range(2)]
+    async with asyncio.timeout(20):
+        await until(lambda: _done(waiting, 2))
+        got = {task.result().id for task in waiting if task.done()}  # type: ignore[union-attr]
+        assert got == {run.id for run in runs}
+        last = await queued(store, task)
+        await until(lambda: _done(waiting, 3))
+    assert last.id in {task.result().id for task in waiting}  # type: ignore[union-attr]
+
+
+async def test_a_claim_that_waits_finds_what_another_server_has_queued(
+    store: RunStore, task: str
+) -> None:
+    """No hint of another process need come: it looks by itself now and then."""
+    async with opened(url_of(store)) as other:
+        looking = asyncio.create_task(store.claims.run())
+        waiting = asyncio.create_task(claim(store, task, wait_s=30.0))
+        await until(lambda: _parked(store.claims, 1))
+        run = await queued(other, task)
+        async with asyncio.timeout(20):
+            got = await waiting
+        looking.cancel()
+    assert got is not None
+    assert got.id == run.id
+
+
+async def test_a_claim_whose_wait_is_over_gets_nothing(store: RunStore, task: str) -> None:
+    async with asyncio.timeout(20):
+        assert await claim(store, task, wait_s=0.05) is None
+    assert not store.claims.parked
+
+
+async def test_a_claimer_that_is_gone_leaves_nothing_claimed(store: RunStore, task: str) -> None:
+    waiting = asyncio.create_task(claim(store, task, wait_s=30.0))
+    await until(lambda: _parked(store.claims, 1))
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    run = await queued(store, task)
+    assert (await store.get_run(PROJECT, run.id)).status == QUEUED
+    for _ in range(20):
+        # Cancelled at any moment, also while its transaction is being committed.
+        hasty = asyncio.create_task(claim(store, task))
+        await asyncio.sleep(0)
+        hasty.cancel()
+    await until(lambda: _is(store, run, QUEUED))
+    got = await claim(store, task)
+    assert got is not None
+    assert got.id == run.id
+
+
+async def test_the_same_idempotency_key_claims_once(store: RunStore, task: str) -> None:
+    await queued(store, task)
+    await queued(store, task)
+    key = Key(PROJECT, f"claim-{task}", "fingerprint")
+    first = await claim(store, task, key=key)
+    again = await claim(store, task, key=key)
+    assert first is not None
+    assert again == first
+    with pytest.raises(IdempotencyKeyReused):
+        await claim(store, task, key=key._replace(fingerprint="another"))
+    assert await claim(store, task) is not None
+    assert await claim(store, task) is None
+
+
+async def test_a_lost_lease_queues_the_run_again_while_attempts_are_left(
+    store: RunStore, task: str
+) -> None:
+    run = await queued(store, task, max_attempts=2)
+    assert await claim(store, task, lease_s=1) is not None
+    await until(lambda: _fired(store, run, QUEUED), "the lost lease")
+    changes = [change.changed.get("status") for change in await history(store, run)]
+    assert changes == [QUEUED, EXECUTING, RunStatus.REATTEMPTING, QUEUED]
+    again = await claim(store, task, lease_s=1)
+    assert again is not None
+    assert (again.id, again.attempt) == (run.id, 2)
+    await until(lambda: _fired(store, run, RunStatus.CRASHED), "the end")
+    ended = await store.get_run(PROJECT, run.id)
+    assert ended.error["name"] == "LeaseLost"
+    assert await claim(store, task) is None
+
+
+async def test_heartbeats_keep_the_lease(store: RunStore, task: str) -> None:
+    run = await queued(store, task, heartbeat_timeout=5)
+    assert await claim(store, task, lease_s=600) is not None
+    before = await store.database.read(_due_at, run.id)
+    await store.heartbeat(PROJECT, run.id, 1)
+    after = await store.database.read(_due_at, run.id)
+    assert after > before
+    # The lease stands in the place of the heartbeats that the run's maker has promised.
+    assert after - before < timedelta(seconds=60) < before - run.created_at
+    with pytest.raises(Conflict):
+        await store.heartbeat(PROJECT, run.id, 2)
+    await move(store, run, COMPLETED)
+    assert await store.database.read(_due_at, run.id) is None
+    with pytest.raises(Conflict):
+        await store.heartbeat(PROJECT, run.id, 1)
+
+
+def _due_at(connection: Connection, run_id: str) -> Any:
+    return connection.scalar(sa.select(heartbeats.c.due_at).where(heartbeats.c.run_id == run_id))
+
+
+async def test_a_lost_lease_fires_once_however_many_servers_look(
+    store: RunStore, task: str
+) -> None:
+    run = await queued(store, task, max_attempts=5)
+    assert await claim(store, task, lease_s=1) is not None
+    async with opened(url_of(store)) as other:
+
+        async def lost() -> bool:
+            await asyncio.gather(*(one.timers.fire() for one in (store, other) * 3))
+            return (await store.get_run(PROJECT, run.id)).status != EXECUTING
+
+        await until(lost)
+    assert (await store.get_run(PROJECT, run.id)).version == 4
+
+
+async def test_a_crashed_step_fails_its_job_run(store: RunStore, task: str) -> None:
+    made = await begin(store, await a_job(store, task, task))
+    assert await claim(store, task, lease_s=1) is not None
+    await until(lambda: _fired(store, made.steps[0], RunStatus.CRASHED))
+    after = await now(store, made)
+    assert after.run.status == RunStatus.FAILED
+    assert len(after.steps) == 1
+
+
+async def test_a_stopping_server_sends_home_who_waits(database_url: str) -> None:
+    async with opened(database_url) as store:
+        waiting = asyncio.create_task(claim(store, "t", wait_s=50.0))
+        await until(lambda: _parked(store.claims, 1))
+    async with asyncio.timeout(10):
+        await asyncio.wait([waiting])
+    assert waiting.exception() is not None
+
+
+async def _parked(claims: Claims, count: int) -> bool:
+    return claims.parked >= count
+
+
+async def _done(tasks: list[asyncio.Task[Any]], count: int) -> bool:
+    return sum(task.done() for task in tasks) >= count
+
+
+async def _is(store: RunStore, run: Run, status: RunStatus) -> bool:
+    return (await store.get_run(PROJECT, run.id)).status == status
+
+
+async def _fired(store: RunStore, run: Run, status: RunStatus) -> bool:
+    await store.timers.fire()
+    return await _is(store, run, status)
