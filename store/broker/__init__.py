@@ -13,7 +13,7 @@ from store.broker.metrics import NO_METRICS, BrokerMetrics
 from store.model import Change, Run
 
 
-class Hint(msgspec.Struct, frozen=True, array_like=True):
+class Hint(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A change that was committed, in the hope that it arrives.
 
     `run` is the run as it stands at that version, less its payload but at version 1; for a
@@ -65,7 +65,7 @@ class Listener(Protocol):
     def hinted(self, hints: Sequence[Hint]) -> None:
         """Changes that some process committed, perhaps this one, perhaps for the second time.
 
-        Called at most once in a turn of the loop, with all that came meanwhile: first what this
+        Called about once in a turn of the loop, with all that came meanwhile: first what this
         process published, in that order, then what others did, each publisher's in its order.
         """
 

@@ -14,8 +14,11 @@ from store.broker.metrics import BrokerMetrics
 log = logging.getLogger(__name__)
 
 TURN_BYTES: Final = 131_072
-"""What is read of other processes' messages in one turn, so that a flood leaves the loop to
-others about every millisecond."""
+TURN_SHARE: Final = 4
+"""In one turn of the loop so many bytes of messages are read, or a fourth of those that wait if
+that is more: a flood leaves others their turn, and a backlog still shrinks as fast as the processor
+can make it. (With the first bound alone, which is less than a socket brings in one turn, a fast
+reader of a faster publisher threw away what it had all the time in the world to read.)"""
 
 Reading = tuple[str | None, Sequence[Hint], Suspicion | None]
 """The project that a message is about (None: not followed any more), the hints in it, and what
@@ -25,9 +28,9 @@ its coming tells."""
 class Inbox:
     """What waits for the listener: this process's hints, others' messages, suspicions.
 
-    A publisher or a socket only appends. Reading messages and calling the listener is done from
-    the loop, after the callback that appended: the listener so never runs inside a writer, and
-    is called once for all that came in one go.
+    A publisher or a socket only appends. The listener is called by the loop's next callback, and
+    so never inside a writer; or at once by whoever is such a callback himself, as a socket's
+    reader is, which saves a turn of the loop.
     """
 
     def __init__(
@@ -113,6 +116,13 @@ class Inbox:
         if self._due is None and self._listener is not None and self._loop is not None:
             self._due = self._loop.call_soon(self._hand_over)
 
+    def hand_over(self) -> None:
+        """Calls the listener with what there is; only from a callback of the loop's own."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+            self._hand_over()
+
     def _hand_over(self) -> None:
         self._due = None
         listener = self._listener
@@ -146,7 +156,7 @@ class Inbox:
 
     def _read_some(self) -> list[Hint]:
         hints: list[Hint] = []
-        left = TURN_BYTES
+        left = max(TURN_BYTES, self._bytes // TURN_SHARE)
         while self._messages and left > 0:
             origin, message = self._messages.popleft()
             self._bytes -= len(message)

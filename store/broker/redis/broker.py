@@ -156,6 +156,9 @@ class PubSub(ABC):
         else:
             self._inbox.receive(channel, message)
 
+    def paused(self) -> None:
+        self._inbox.hand_over()
+
     def flows(self, channel: bytes) -> None:
         if (project := self._followed.get(channel)) is not None:
             self._inbox.suspect(project, Suspicion.FOLLOWED)

@@ -29,6 +29,9 @@ class Owner(Protocol):
     def receive(self, channel: bytes, message: bytes) -> None:
         """A message came on a channel that was asked for."""
 
+    def paused(self) -> None:
+        """No more messages for now."""
+
     def flows(self, channel: bytes) -> None:
         """A channel that was added to a standing link has been confirmed."""
 
@@ -127,6 +130,9 @@ class Link:
             self._hear_canary(message)
         else:
             self._owner.receive(channel, message)
+
+    def paused(self) -> None:
+        self._owner.paused()
 
     def confirmed(self, channel: bytes) -> None:
         self._missing.discard(channel)

@@ -28,6 +28,9 @@ class Hearing(Protocol):
     def heard(self, channel: bytes, message: bytes) -> None:
         """A message on a channel."""
 
+    def paused(self) -> None:
+        """That was all that one read of the socket brought."""
+
     def confirmed(self, channel: bytes) -> None:
         """The server has put us on the channel's list: from here on nothing is left out."""
 
@@ -103,6 +106,7 @@ class Subscriber(asyncio.Protocol):
                     self._answer(reply)
         except hiredis.ProtocolError as error:
             self.abort(f"it does not speak Redis: {error}")
+        self._hearing.paused()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
