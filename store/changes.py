@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
+from store import bulk
 from store.errors import CannotContinue
 from store.model import (
     Change,
@@ -113,29 +114,37 @@ def append(connection: Connection, new: Sequence[Change]) -> None:
     """Writes the changes of this transaction into the log."""
     if not new:
         return
+    stamp = secrets.randbits(62) | 1 if connection.dialect.name == "sqlite" else None
     rows = [
-        {
-            "project": change.project,
-            "run_id": change.run_id,
-            "version": change.version,
-            "kind": change.kind.value,
-            "xid": change.xid,
-            "previous_xid": change.previous_xid,
-            "at": change.at,
-            "changed": change.changed,
-            "before": change.before,
-        }
+        (
+            change.project,
+            change.run_id,
+            change.version,
+            change.kind.value,
+            change.xid,
+            change.previous_xid,
+            change.at,
+            change.changed,
+            change.before,
+            stamp,
+        )
         for change in new
     ]
-    if connection.dialect.name == "sqlite":
-        stamp = secrets.randbits(62) | 1
-        for row in rows:
-            row["stamp"] = stamp
-    connection.execute(_INSERT, rows)
+    bulk.insert(connection, changes, _WRITTEN, rows)
 
 
-# Inline: nobody asks for the place, which PostgreSQL does not even have.
-_INSERT = sa.insert(changes).inline()
+_WRITTEN: Final = (
+    "project",
+    "run_id",
+    "version",
+    "kind",
+    "xid",
+    "previous_xid",
+    "at",
+    "changed",
+    "before",
+    "stamp",
+)
 
 
 def mark_cut(connection: Connection, cuts: Mapping[str, int]) -> None:

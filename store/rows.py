@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
+from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Connection, Row
 
+from store import bulk
 from store.model import Run, RunStatus
 from store.tables import runs
 
@@ -35,19 +37,76 @@ def run_of(row: Row[Any], skip: int = 0) -> Run:
     return Run(**fields, has_payload=whole)
 
 
-def row_of(run: Run, names: Iterable[str] = _NAMES) -> dict[str, Any]:
-    """The named columns of the run's row."""
-    return {name: getattr(run, name) for name in names}
+_FIXED: Final = frozenset(
+    {
+        "id",
+        "project",
+        "number",
+        "task_identifier",
+        "payload",
+        "batch_id",
+        "parent_run_id",
+        "root_run_id",
+        "depth",
+        "idempotency_key",
+        "created_at",
+        "ttl",
+        "max_duration",
+        "heartbeat_timeout",
+        "workflow_id",
+        "position",
+        "is_test",
+    }
+)
+"""What never changes of a run."""
+
+_ALWAYS: Final = (
+    "id",
+    "version",
+    "last_xid",
+    "updated_at",
+    "status",
+    "attempt",
+    "queued_at",
+    "started_at",
+    "finished_at",
+    "executing_since",
+    "duration_ms",
+)
+"""What every update writes: small columns, which differ in most of them."""
+
+_SOMETIMES: Final = tuple(name for name in _NAMES if name not in _FIXED.union(_ALWAYS))
+
+_always = attrgetter(*_ALWAYS)
+_sometimes = attrgetter(*_SOMETIMES)
+_whole = attrgetter(*_NAMES)
 
 
-def differing(before: Run, after: Run) -> frozenset[str]:
-    """The columns that an update from the one to the other has to write.
+def insert_runs(connection: Connection, new: Sequence[tuple[Run, datetime | None]]) -> None:
+    """Writes the rows of new runs, each with the time at which its clock runs out."""
+    rows = [(*_whole(run), due_at) for run, due_at in new]
+    bulk.insert(connection, runs, (*_NAMES, "due_at"), rows)
 
-    By identity: Python takes 1 for True, which as JSON are two values.
+
+def update_runs(
+    connection: Connection, changed: Sequence[tuple[Run, Run, datetime | None]]
+) -> None:
+    """Writes what differs between the runs before and after, with their clocks' ends.
+
+    Rows that differ in the same columns go into one statement.
     """
-    return frozenset(name for name in _NAMES if getattr(before, name) is not getattr(after, name))
-
-
-def bind(names: Iterable[str]) -> Mapping[str, Any]:
-    """Values for an UPDATE of many rows: each column from the parameter of its name."""
-    return {name: sa.bindparam(f"new_{name}") for name in names}
+    alike: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+    for before, after, due_at in changed:
+        # By identity: Python takes 1 for True, which as JSON are two values.
+        differing = [
+            (name, new)
+            for name, old, new in zip(
+                _SOMETIMES, _sometimes(before), _sometimes(after), strict=True
+            )
+            if old is not new
+        ]
+        names = tuple(name for name, _ in differing)
+        row = (*_always(after), due_at, *(value for _, value in differing))
+        alike.setdefault(names, []).append(row)
+    for names, rows in sorted(alike.items()):
+        bulk.update(connection, runs, (*_ALWAYS, "due_at", *names), rows)

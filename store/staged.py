@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from itertools import groupby
 from typing import Final
 
 import sqlalchemy as sa
@@ -12,14 +11,14 @@ from sqlalchemy.engine import Connection
 
 from store import answers as answer_codec
 from store import batches as batch_reads
-from store import changes, jobrows
+from store import bulk, changes, jobrows
 from store.broker import Hint
 from store.commands import CreateBatch, Done, SealBatch, Submission, Timer
 from store.errors import StoreError
 from store.held import Held, RunKey
 from store.lifecycle import beats, due
 from store.model import Change, Run, RunStatus
-from store.rows import bind, differing, row_of
+from store.rows import insert_runs, update_runs
 from store.tables import answers, batches, heartbeats, idempotency_keys, run_tags, runs, used_tokens
 
 Outcomes = list[Done | StoreError]
@@ -84,35 +83,19 @@ class Staged:
                 )
 
     def _write_runs(self) -> None:
-        new = [run for id, run in self.runs.items() if id not in self._held.runs]
-        if new:
-            self._connection.execute(
-                sa.insert(runs), [{**row_of(run), "due_at": _due(run)} for run in new]
-            )
-        # Rows that change in the same columns go into one statement.
-        changed = [
-            (sorted(differing(self._held.runs[id], run)), run)
-            for id, run in self.runs.items()
-            if id in self._held.runs and run is not self._held.runs[id]
-        ]
-        changed.sort(key=lambda pair: (pair[0], pair[1].id))
-        for columns, rows in groupby(changed, key=lambda pair: pair[0]):
-            statement = (
-                sa.update(runs)
-                .where(runs.c.id == sa.bindparam("id_"))
-                .values(bind([*columns, "due_at"]))
-            )
-            self._connection.execute(
-                statement,
-                [
-                    {
-                        "id_": run.id,
-                        "new_due_at": _due(run),
-                        **{f"new_{name}": value for name, value in row_of(run, columns).items()},
-                    }
-                    for _, run in rows
-                ],
-            )
+        before = self._held.runs
+        insert_runs(
+            self._connection,
+            [(run, _due(run)) for id, run in self.runs.items() if id not in before],
+        )
+        update_runs(
+            self._connection,
+            [
+                (before[id], run, _due(run))
+                for id, run in self.runs.items()
+                if id in before and run is not before[id]
+            ],
+        )
         gone = sorted(id for id in self.deleted if id in self._held.runs)
         if gone:
             self._connection.execute(sa.delete(runs).where(runs.c.id.in_(gone)))
@@ -141,10 +124,7 @@ class Staged:
                 )
             )
         if added:
-            self._connection.execute(
-                sa.insert(run_tags),
-                [{"project": p, "tag": tag, "number": number} for p, tag, number in sorted(added)],
-            )
+            bulk.insert(self._connection, run_tags, ("project", "tag", "number"), sorted(added))
 
     def _write_heartbeats(self) -> None:
         begun = []

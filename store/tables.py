@@ -31,18 +31,23 @@ class UtcTime(TypeDecorator[datetime]):
             return dialect.type_descriptor(sa.BigInteger())
         return dialect.type_descriptor(sa.DateTime(timezone=True))
 
+    @staticmethod
+    def down(value: datetime) -> int:
+        """The time as SQLite has it."""
+        return (value - _EPOCH) // _MICROSECOND
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         if value is None or dialect.name != "sqlite":
             return value
-        return (value - _EPOCH) // _MICROSECOND
+        return self.down(value)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if dialect.name == "sqlite":
-            return _EPOCH + timedelta(microseconds=value)
-        moment: datetime = value
-        return moment
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        # The driver's own value is the right one on PostgreSQL, and not looked at again.
+        return _time if dialect.name == "sqlite" else None
+
+
+def _time(value: int | None) -> datetime | None:
+    return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
 class JsonText(TypeDecorator[Any]):
@@ -51,11 +56,20 @@ class JsonText(TypeDecorator[Any]):
     impl = sa.Text
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else _encode(value).decode()
+    @staticmethod
+    def down(value: Any) -> str:
+        """The value as it is stored."""
+        return _encode(value).decode()
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else _decode(value)
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else self.down(value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        return _value
+
+
+def _value(text: str | None) -> Any:
+    return None if text is None else _decode(text)
 
 
 # SQLite gives out rising numbers only for a column of just this type.
