@@ -244,6 +244,8 @@ class Session:
 
     def break_off(self, error: RunstreamError) -> list[Effect]:
         """The shell has failed: whoever waits is told, and the next subscription starts anew."""
+        if self.state is State.CLOSED:
+            return []
         return [Hangup(), *self._give_up(error)]
 
     # Tokens

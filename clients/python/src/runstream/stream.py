@@ -90,12 +90,19 @@ class Stream:
         # that can be repeated to us, so the next cursor clears it.
         self._gone: dict[str, int] = {}
         self._wanted: dict[str, _Wanted] = {}
+        # Of runs that were fetched and are ahead of the stream: how far the stream is. A
+        # fetched run may have left already, by a version that the stream has yet to tell.
+        self._behind: dict[str, int] = {}
+        # If it has: the version that was told of it. Until the stream is there, what it
+        # tells of the run is older than what the caller knows, and is not told.
+        self._hushed: dict[str, int] = {}
         self._unmarked: str | None = None
         # While a snapshot replaces what was held: the runs from before, to tell which
         # have left; and those told already, to keep silent about what is the same.
         self._before: dict[str, AnyRun] = {}
         self._told: dict[str, AnyRun] = {}
         self._snapshot_came = False
+        self._is_reset = False
         self._ending: str | None = None
 
     @property
@@ -133,7 +140,13 @@ class Stream:
             self._held = {}
             self._gone.clear()
             self._wanted.clear()
-        return msgspec.structs.replace(self.wish, id=stream_id, cursor=self.cursor)
+            self._behind.clear()
+            self._hushed.clear()
+        # After a reset a snapshot is owed, also to who did not ask for one to begin with.
+        snapshot = self.wish.snapshot or self._is_reset
+        return msgspec.structs.replace(
+            self.wish, id=stream_id, cursor=self.cursor, snapshot=snapshot
+        )
 
     def lost(self) -> None:
         """The connection is gone; what is held stays, and the cursor says from where to go on."""
@@ -170,6 +183,8 @@ class Stream:
         # Held runs are many; who keeps a finished subscription should not keep them.
         self._held, self._before, self._told = {}, {}, {}
         self._wanted.clear()
+        self._behind.clear()
+        self._hushed.clear()
         self._gone.clear()
         self._settled.clear()
 
@@ -178,13 +193,25 @@ class Stream:
     def snapshot(self, runs: Sequence[AnyRun], weight: float) -> None:
         """A page of the runs that match now."""
         self._snapshot_came = True
+        if any(run.version < self._version_told(run.id) for run in runs):
+            # A version that falls is of another history. Who asks without a cursor, since
+            # the last connection was lost before it had one, is not told by the server.
+            self._stats.resets += 1
+            self._told.clear()
+            self.inbox.put(Reset("epoch"))
+            for held in self._held.values():
+                self.inbox.put_run(Entered(held), 0)
         for run in runs:
-            told = self._told.get(run.id)
+            told = self._told.get(run.id) or self._held.get(run.id)
             self._hold(run)
             if told is None:
                 self.inbox.put_run(Entered(run), weight)
             elif told != run:
                 self.inbox.put_run(Changed(run), weight)
+
+    def _version_told(self, run_id: str) -> int:
+        told = self._told.get(run_id)
+        return 0 if told is None else told.version
 
     def live(self, cursor: str, *, resumed: bool, truncated: bool) -> None:
         """All that was before has been told."""
@@ -194,6 +221,7 @@ class Stream:
                 if run_id not in self._held:
                     self.inbox.put_run(Left(run), 0)
         self._before, self._told = {}, {}
+        self._is_reset = False
         self.state = StreamState.LIVE
         self.was_live = True
         self.refusals = 0
@@ -238,6 +266,8 @@ class Stream:
             self._wanted.setdefault(run_id, _Wanted()).changes.append((fields, weight))
             return
         version = fields["version"]
+        if self._behind and run_id in self._behind:
+            self._catch_up(held, version)
         if version <= held.version:
             self._stats.repeats_dropped += 1
             return
@@ -248,27 +278,53 @@ class Stream:
         self._held[run_id] = run
         if run.status is not held.status and run.is_final:
             self._settle(run_id)
-        self.inbox.put_run(Changed(run), weight)
+        if self._hushed and run_id in self._hushed:
+            self._tell_again(run, weight)
+        else:
+            self.inbox.put_run(Changed(run), weight)
+
+    def _tell_again(self, run: AnyRun, weight: float) -> None:
+        if run.version >= self._hushed[run.id]:
+            del self._hushed[run.id]
+            self.inbox.put_run(Entered(run), weight)
+
+    def _catch_up(self, held: AnyRun, version: int) -> None:
+        if version >= held.version:
+            del self._behind[held.id]
+        else:
+            self._behind[held.id] = max(version, self._behind[held.id])
 
     def _entered(self, run: AnyRun, weight: float) -> None:
         held = self._held.get(run.id)
+        if held is not None and run.id in self._behind:
+            self._catch_up(held, run.version)
         known = held.version if held is not None else self._gone.get(run.id, 0)
         if run.version <= known:
             self._stats.repeats_dropped += 1
             return
         self._wanted.pop(run.id, None)
         self._hold(run)
-        self.inbox.put_run(Changed(run) if held is not None else Entered(run), weight)
+        if run.id in self._hushed:
+            self._tell_again(run, weight)
+        else:
+            self.inbox.put_run(Changed(run) if held is not None else Entered(run), weight)
         self._settle_fetches()
 
     def _left(self, fields: dict[str, Any]) -> None:
         run_id, version = fields["id"], fields["version"]
         self._wanted.pop(run_id, None)
         held = self._held.get(run_id)
-        if held is not None and version >= held.version:
+        if held is not None and version >= self._behind.get(run_id, held.version):
             del self._held[run_id]
+            self._behind.pop(run_id, None)
             self._gone[run_id] = version
-            self.inbox.put_run(Left(merged(held, fields)), 0)
+            hushed = self._hushed.get(run_id)
+            if hushed is None:
+                if version < held.version:
+                    self._hushed[run_id] = held.version
+                self.inbox.put_run(Left(merged(held, fields)), 0)
+            elif version >= hushed:
+                del self._hushed[run_id]
         self._settle_fetches()
 
     def batch_progress(self, batch: Batch) -> None:
@@ -286,8 +342,11 @@ class Stream:
         self._held = {}
         self._gone.clear()
         self._wanted.clear()
+        self._behind.clear()
+        self._hushed.clear()
         self._unmarked = None
         self._snapshot_came = False
+        self._is_reset = True
         self.inbox.put(Reset(reason))
 
     def end(self, reason: str) -> None:
@@ -341,6 +400,9 @@ class Stream:
             if self._skipped:
                 run = msgspec.structs.replace(run, **self._skipped)
             self._hold(run)
+            told = max(fields["version"] for fields, _ in wanted.changes)
+            if run.version > told:
+                self._behind[run_id] = told
             self.inbox.put_run(Entered(run), wanted.changes[0][1])
             try:
                 for fields, weight in wanted.changes:
