@@ -165,6 +165,8 @@ def _problems(operation: Operation) -> list[int]:
     statuses = {400, 401, 403, 500, 503, *operation.problems}
     if operation.body is not None:
         statuses |= {413, 422}
+    if operation.is_command:
+        statuses.add(422)  # the Idempotency-Key of another request
     return sorted(statuses)
 
 

@@ -246,6 +246,8 @@ class _Endpoint:
             skip = grant.skip
             if operation.query is NoQuery and not operation.is_public:
                 parse_query(request, NoQuery)
+            if operation.is_command:
+                idempotency_key(request.headers)  # one that is none is refused in any case
             return await operation.handle(Call(request, self._services, grant))
         except ClientDisconnect:
             return None
