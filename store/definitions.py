@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from types import NoneType
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import msgspec
@@ -76,7 +77,7 @@ class Definitions:
     ) -> Workflow:
         """The new workflow. Raises Invalid or TooLarge."""
         _check_workflow(new, self._limits)
-        return await self._write(_create_workflow, project, new, key)
+        return await self._write(_once, key, Workflow, _create_workflow, project, new)
 
     async def get_workflow(self, project: str, id: str) -> Workflow:
         """Raises NotFound."""
@@ -88,19 +89,21 @@ class Definitions:
         """A page, newest first, and the `after` of the next."""
         return await self._database.read(_list_workflows, project, limit, after)
 
-    async def replace_workflow(self, project: str, id: str, new: NewWorkflow) -> Workflow:
+    async def replace_workflow(
+        self, project: str, id: str, new: NewWorkflow, key: Key | None = None
+    ) -> Workflow:
         """The workflow as it is from now on; job runs that were made go on as they began."""
         _check_workflow(new, self._limits)
-        return await self._write(_replace_workflow, project, id, new)
+        return await self._write(_once, key, Workflow, _replace_workflow, project, id, new)
 
-    async def delete_workflow(self, project: str, id: str) -> None:
+    async def delete_workflow(self, project: str, id: str, key: Key | None = None) -> None:
         """Raises NotFound, and Conflict while a job uses it."""
-        await self._write(_delete_workflow, project, id)
+        await self._write(_once, key, NoneType, _delete_workflow, project, id)
 
     async def create_job(self, project: str, new: NewJob, key: Key | None = None) -> Job:
         """The new job. Raises Invalid, also for a workflow that there is not, or TooLarge."""
         _check_job(new, self._limits)
-        return await self._write(_create_job, project, new, key)
+        return await self._write(_once, key, Job, _create_job, project, new)
 
     async def get_job(self, project: str, id: str) -> Job:
         """Raises NotFound."""
@@ -112,14 +115,14 @@ class Definitions:
         """A page, newest first, and the `after` of the next."""
         return await self._database.read(_list_jobs, project, limit, after)
 
-    async def replace_job(self, project: str, id: str, new: NewJob) -> Job:
+    async def replace_job(self, project: str, id: str, new: NewJob, key: Key | None = None) -> Job:
         """The job as it is from now on; job runs that were made go on as they began."""
         _check_job(new, self._limits)
-        return await self._write(_replace_job, project, id, new)
+        return await self._write(_once, key, Job, _replace_job, project, id, new)
 
-    async def delete_job(self, project: str, id: str) -> None:
+    async def delete_job(self, project: str, id: str, key: Key | None = None) -> None:
         """Raises NotFound. Its job runs stay and go on."""
-        await self._write(_delete_job, project, id)
+        await self._write(_once, key, NoneType, _delete_job, project, id)
 
     async def _write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -162,25 +165,31 @@ def _check_job(new: NewJob, limits: Limits) -> None:
     order_of(new.config)
 
 
+def _once(
+    connection: Connection,
+    key: Key | None,
+    kind: type[T],
+    work: Callable[Concatenate[Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    return once(connection, key, kind, lambda: work(connection, *args, **kwargs))
+
+
 # ----------------------------------------------------------------------------------- workflows
 
 
-def _create_workflow(
-    connection: Connection, project: str, new: NewWorkflow, key: Key | None
-) -> Workflow:
-    def make() -> Workflow:
-        at = datetime.now(UTC)
-        workflow = Workflow(
-            id=new_id("wf"),
-            project=project,
-            created_at=at,
-            updated_at=at,
-            **msgspec.structs.asdict(new),
-        )
-        connection.execute(sa.insert(workflows), msgspec.structs.asdict(workflow))
-        return workflow
-
-    return once(connection, key, Workflow, make)
+def _create_workflow(connection: Connection, project: str, new: NewWorkflow) -> Workflow:
+    at = datetime.now(UTC)
+    workflow = Workflow(
+        id=new_id("wf"),
+        project=project,
+        created_at=at,
+        updated_at=at,
+        **msgspec.structs.asdict(new),
+    )
+    connection.execute(sa.insert(workflows), msgspec.structs.asdict(workflow))
+    return workflow
 
 
 def _get_workflow(connection: Connection, project: str, id: str) -> Workflow:
@@ -229,23 +238,20 @@ def _delete_workflow(connection: Connection, project: str, id: str) -> None:
 # ---------------------------------------------------------------------------------------- jobs
 
 
-def _create_job(connection: Connection, project: str, new: NewJob, key: Key | None) -> Job:
-    def make() -> Job:
-        at = datetime.now(UTC)
-        job = Job(
-            id=new_id("job"),
-            project=project,
-            name=new.name,
-            config=new.config,
-            created_at=at,
-            updated_at=at,
-        )
-        _hold(connection, project, order_of(new.config))
-        connection.execute(sa.insert(jobs), msgspec.structs.asdict(job))
-        _write_order(connection, job)
-        return job
-
-    return once(connection, key, Job, make)
+def _create_job(connection: Connection, project: str, new: NewJob) -> Job:
+    at = datetime.now(UTC)
+    job = Job(
+        id=new_id("job"),
+        project=project,
+        name=new.name,
+        config=new.config,
+        created_at=at,
+        updated_at=at,
+    )
+    _hold(connection, project, order_of(new.config))
+    connection.execute(sa.insert(jobs), msgspec.structs.asdict(job))
+    _write_order(connection, job)
+    return job
 
 
 def _hold(connection: Connection, project: str, order: Sequence[str]) -> None:

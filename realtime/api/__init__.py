@@ -12,7 +12,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from realtime.api import asyncapi, batches, health, openapi, runs, tokens
+from realtime.api import (
+    asyncapi,
+    batches,
+    claims,
+    health,
+    job_runs,
+    jobs,
+    openapi,
+    runs,
+    tokens,
+    workflows,
+)
 from realtime.api.problems import Problem
 from realtime.api.routing import Call, Health, Operation, Resource, Services, answer_to
 
@@ -36,8 +47,12 @@ def _document(path: str, name: str, summary: str, make: Callable[[], dict[str, A
 
 
 RESOURCES: Final[Sequence[Resource]] = (
+    *claims.RESOURCES,
     *runs.RESOURCES,
     *batches.RESOURCES,
+    *workflows.RESOURCES,
+    *jobs.RESOURCES,
+    *job_runs.RESOURCES,
     *tokens.RESOURCES,
     *health.RESOURCES,
     _document("/openapi.json", "openapi", "This document", lambda: openapi.document(RESOURCES)),

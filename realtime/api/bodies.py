@@ -34,6 +34,8 @@ class NewRunBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
     batch_id: str | None = None
     parent_run_id: str | None = None
     status: RunStatus | None = None
+    max_attempts: int = 1
+    """How many workers may lose it before it is CRASHED."""
 
     def new_run(self, batch_id: str | None = None, path: str = "") -> NewRun:
         """As the store takes it. Raises 422."""
@@ -60,6 +62,7 @@ class NewRunBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
             batch_id=batch_id or self.batch_id,
             parent_run_id=self.parent_run_id,
             status=self.status,
+            max_attempts=self.max_attempts,
         )
 
 
@@ -78,6 +81,8 @@ class UpdateBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
     base_cost_in_cents: float | UnsetType = UNSET
     delay_until: AwareTime | UnsetType = UNSET
     if_version: int | None = None
+    if_attempt: int | None = None
+    """Refused if the run is in another attempt: for a worker that may have lost it."""
 
     def update(self, project: str, run_id: str) -> UpdateRun:
         """As the store takes it."""
@@ -94,6 +99,7 @@ class UpdateBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
             base_cost_in_cents=self.base_cost_in_cents,
             delay_until=self.delay_until,
             if_version=self.if_version,
+            if_attempt=self.if_attempt,
         )
 
 
@@ -139,6 +145,15 @@ class MetadataBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     target: MetadataTarget = MetadataTarget.SELF
 
 
+def body_limit(*values: int) -> int:
+    """How long a body with values of so many bytes may be.
+
+    The limits count compact UTF-8. A character written as \\uXXXX takes up to three times as
+    much.
+    """
+    return 3 * sum(values) + 65_536
+
+
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
 
 
@@ -174,6 +189,13 @@ class TokenBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
     skip: list[str] = []
     one_time: bool | UnsetType = UNSET
     """Whether it triggers one run and no more; by default if it triggers at all."""
+
+
+class HeartbeatBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A worker's sign of life."""
+
+    attempt: int | None = None
+    """The attempt that it is on; 409 if the run is not executing in that."""
 
 
 class RunsQuery(msgspec.Struct, frozen=True, kw_only=True, rename="camel",

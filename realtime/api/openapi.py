@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -69,7 +70,7 @@ def document(resources: Sequence[Resource]) -> dict[str, Any]:
                 method.lower(): _operation(resource, method, operation, made)
                 for method, operation in resource.methods.items()
             }
-            | ({"parameters": [_PATH_ID]} if "{id}" in resource.path else {})
+            | _in_path(resource.path)
             for resource in resources
         }
         | streams,
@@ -119,7 +120,13 @@ def _stream(path: str, asks: type[Any]) -> dict[str, Any]:
         }
         | {str(status): _problem(status) for status in (400, 401, 403, 404, 429, 500, 503)},
     }
-    return {"get": operation} | ({"parameters": [_PATH_ID]} if "{id}" in path else {})
+    return {"get": operation} | _in_path(path)
+
+
+def _in_path(path: str) -> dict[str, Any]:
+    """The parameters that stand in the path."""
+    names = re.findall(r"\{(\w+)\}", path)
+    return {"parameters": [_PATH_ID | {"name": name} for name in names]} if names else {}
 
 
 def _types(resources: Sequence[Resource]) -> list[Any]:
@@ -145,7 +152,10 @@ def _operation(
         parameters.append(_IDEMPOTENCY_KEY)
     if parameters:
         said["parameters"] = parameters
-    if operation.body is not None:
+    if isinstance(operation.body, str):
+        content = {operation.body: {"schema": {"type": "string", "format": "binary"}}}
+        said["requestBody"] = {"required": True, "content": content}
+    elif operation.body is not None:
         said["requestBody"] = {
             "required": operation.body is not NoBody and _has_required(operation.body),
             "content": {"application/json": {"schema": made[operation.body]}},
@@ -194,14 +204,12 @@ def _query(type_: type[Any]) -> list[dict[str, Any]]:
     if type_ is NoQuery:
         return []
     _, named = schema.components([type_])
-    properties = named[type_.__name__]["properties"]
+    schema_ = named[type_.__name__]
+    required = set(schema_.get("required", ()))
     return [
-        {
-            "name": name,
-            "in": "query",
-            "schema": _without_null(each),
-        }
-        for name, each in properties.items()
+        {"name": name, "in": "query", "schema": _without_null(each)}
+        | ({"required": True} if name in required else {})
+        for name, each in schema_["properties"].items()
     ]
 
 

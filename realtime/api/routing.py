@@ -23,15 +23,28 @@ from realtime.api.problems import Problem
 from realtime.api.requests import fit, idempotency_key, parse_json, parse_query, read_body
 from realtime.auth import Authority, Forbidden, Grant
 from realtime.settings import Settings
+from store.claims import Claims
 from store.commands import Command, Done, Limits, Submission
+from store.definitions import Definitions
 from store.errors import StoreError
+from store.jobruns import JobRuns
 from store.model import Batch, Change, Run, RunQuery, wire_run
+from store.once import Key
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_PREFIXES: Final = {"run": "run_", "batch": "batch_", "token": "tok_"}
+_PREFIXES: Final = {
+    "run": "run_",
+    "batch": "batch_",
+    "token": "tok_",
+    "workflow": "wf_",
+    "job": "job_",
+    "artifact": "art_",
+    "webhook": "wh_",
+    "delivery": "msg_",
+}
 _ID: Final = re.compile(r"[a-z]+_[0-9a-hjkmnp-tv-z]{26}")
 
 
@@ -40,6 +53,15 @@ class Store(Protocol):
 
     @property
     def limits(self) -> Limits: ...
+
+    @property
+    def definitions(self) -> Definitions: ...
+
+    @property
+    def job_runs(self) -> JobRuns: ...
+
+    @property
+    def claims(self) -> Claims: ...
 
     async def execute(self, submission: Submission) -> list[Done | StoreError]: ...
 
@@ -53,7 +75,7 @@ class Store(Protocol):
 
     async def get_batch(self, project: str, batch_id: str) -> Batch: ...
 
-    async def heartbeat(self, project: str, run_id: str) -> None: ...
+    async def heartbeat(self, project: str, run_id: str, attempt: int | None = None) -> None: ...
 
 
 class RequestMetrics(Protocol):
@@ -111,12 +133,17 @@ class Call:
     def project(self) -> str:
         return self.grant.project
 
-    def id(self, what: str) -> str:
+    def id(self, what: str, name: str = "id") -> str:
         """The id in the path. Raises 404 for one that is none of ours."""
-        id: str = self.request.path_params["id"]
-        if not (id.startswith(_PREFIXES[what]) and _ID.fullmatch(id)):
+        id: str = self.request.path_params[name]
+        if not self.is_id(what, id):
             raise problems.not_found(what)
         return id
+
+    @staticmethod
+    def is_id(what: str, id: str) -> bool:
+        """Whether the text can be such an id."""
+        return id.startswith(_PREFIXES[what]) and _ID.fullmatch(id) is not None
 
     def query(self, type_: type[T]) -> T:
         return parse_query(self.request, type_)
@@ -138,23 +165,27 @@ class Call:
         if not self.grant.may_write:
             raise Forbidden("this needs an API key with full rights")
 
+    def key(self, raw: bytes = b"") -> Key | None:
+        """The `Idempotency-Key` that came with the body `raw`, and what it came with."""
+        key = idempotency_key(self.request.headers)
+        if key is None:
+            return None
+        url = self.request.url
+        said = f"{self.request.method}\n{url.path}\n{url.query}\n".encode()
+        return Key(self.project, key, hashlib.sha256(said + raw).hexdigest())
+
     async def execute(
         self, *commands: Command, raw: bytes = b"", atomic: bool = False
     ) -> list[Done | StoreError]:
         """Has the commands carried out; `raw` is the body they came in."""
-        key = idempotency_key(self.request.headers)
-        fingerprint = ""
-        if key is not None:
-            url = self.request.url
-            said = f"{self.request.method}\n{url.path}\n{url.query}\n".encode()
-            fingerprint = hashlib.sha256(said + raw).hexdigest()
+        key = self.key(raw)
         return await self.store.execute(
             Submission(
                 project=self.project,
                 commands=commands,
                 atomic=atomic,
-                key=key,
-                fingerprint=fingerprint,
+                key=None if key is None else key.key,
+                fingerprint="" if key is None else key.fingerprint,
             )
         )
 

@@ -16,6 +16,7 @@ from realtime.api.bodies import (
     BulkItems,
     ChangesAnswer,
     ChangesQuery,
+    HeartbeatBody,
     MetadataBody,
     NewRunBody,
     NoBody,
@@ -23,6 +24,7 @@ from realtime.api.bodies import (
     RunsQuery,
     UpdateBody,
     UpdateItem,
+    body_limit,
 )
 from realtime.api.problems import FieldError, Problem, bad_request, unprocessable
 from realtime.api.requests import fit
@@ -41,6 +43,7 @@ from store.commands import (
     CreateRun,
     DeleteRun,
     Done,
+    JobOrder,
     Limits,
     MetadataOperation,
     MutateMetadata,
@@ -51,14 +54,6 @@ from store.errors import Invalid, NotFound, StoreError
 from store.model import Change, Facet, Filter, Run, RunQuery, RunStatus, Selection, new_id, rfc3339
 
 # --------------------------------------------------------------------------------------- the calls
-
-
-def body_limit(*values: int) -> int:
-    """How long a body with values of so many bytes may be.
-
-    The limits count compact UTF-8. A character written as \\uXXXX takes up to three times as much.
-    """
-    return 3 * sum(values) + SMALL
 
 
 def create_limit(limits: Limits) -> int:
@@ -212,7 +207,9 @@ async def replay(call: Call) -> Response:
             max_duration=old.max_duration,
             heartbeat_timeout=old.heartbeat_timeout,
             is_test=old.is_test,
+            max_attempts=old.max_attempts,
         ),
+        job=None if old.job_id is None else JobOrder(old.job_id, again=old.id),
     )
     return await _created(call, command)
 
@@ -220,8 +217,8 @@ async def replay(call: Call) -> Response:
 async def heartbeat(call: Call) -> Response:
     call.writer()
     run_id = call.id("run")
-    await call.no_body()
-    await call.store.heartbeat(call.project, run_id)
+    body = call.parse(await call.raw_body(SMALL), HeartbeatBody)
+    await call.store.heartbeat(call.project, run_id, body.attempt)
     return answer({})
 
 
@@ -431,9 +428,9 @@ RESOURCES: Final[Sequence[Resource]] = (
                 name="heartbeat",
                 summary="Say that the run's worker lives",
                 handle=heartbeat,
-                body=NoBody,
+                body=HeartbeatBody,
                 answers={200: NoBody},
-                problems=(404, 413),
+                problems=(404, 409, 413),
             )
         },
     ),

@@ -1,0 +1,43 @@
+"""Places in lists, as callers hold them: opaque."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from realtime.api.bodies import Limit
+from realtime.api.problems import bad_request
+
+T = TypeVar("T")
+
+
+class PageQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which page of a list."""
+
+    limit: Limit = 50
+    after: Annotated[str, Meta(max_length=1_000)] | None = None
+    """The `next` of the page before."""
+
+
+def place_of(after: str | None, kind: type[T]) -> T | None:
+    """The place that a page's `next` was. Raises 400 for what is none."""
+    if after is None:
+        return None
+    try:
+        raw = base64.b64decode(after + "=" * (-len(after) % 4), altchars=b"-_", validate=True)
+        place = msgspec.msgpack.decode(raw, type=kind)
+        if opaque(place) != after:
+            raise ValueError("another spelling")
+    except (ValueError, OverflowError, RecursionError):
+        raise bad_request("after: is not the next of a page") from None
+    return place
+
+
+def opaque(place: Any) -> str | None:
+    """The place as a page's `next`; None is the end of the list."""
+    if place is None:
+        return None
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(place)).rstrip(b"=").decode()

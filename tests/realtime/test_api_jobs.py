@@ -1,0 +1,405 @@
+"""HTTP calls about workflows, jobs, job runs and claims."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from store.model import WIRE_FIELDS, new_id
+from tests.realtime.calling import Caller, assert_problem, serving_on
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
+async def api(request: pytest.FixtureRequest) -> AsyncIterator[Caller]:
+    async with serving_on(request.param, request) as caller:
+        yield caller
+
+
+async def made(api: Caller, path: str, body: dict[str, Any], **how: Any) -> dict[str, Any]:
+    response = await api.post(path, body, **how)
+    assert response.status_code == 201, response.text
+    made: dict[str, Any] = response.json()
+    return made
+
+
+async def a_job(api: Caller, *tasks: str, **workflow: Any) -> dict[str, Any]:
+    order = [
+        (await made(api, "/v1/workflows", {"name": t, "taskIdentifier": t, **workflow}))["id"]
+        for t in tasks
+    ]
+    return await made(
+        api, "/v1/jobs", {"name": "nightly", "config": {"workflowExecutionOrder": order, "x": 1}}
+    )
+
+
+async def a_job_run(api: Caller, *tasks: str, **fields: Any) -> dict[str, Any]:
+    job = await a_job(api, *(tasks or ("fetch", "build")))
+    return await made(api, "/v1/job-runs", {"jobId": job["id"], **fields})
+
+
+async def got(api: Caller, path: str, **query: Any) -> dict[str, Any]:
+    response = await api.get(path, params=query)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+async def advance(api: Caller, job_run: dict[str, Any], *statuses: str) -> dict[str, Any]:
+    """The job run after its newest step took these statuses."""
+    present = await got(api, f"/v1/job-runs/{job_run['id']}")
+    for status in statuses:
+        await api.update(present["workflowRuns"][-1], status=status)
+    return await got(api, f"/v1/job-runs/{job_run['id']}")
+
+
+# ------------------------------------------------------------------------------- definitions
+
+
+async def test_workflows_and_jobs_are_made_listed_replaced_and_deleted(api: Caller) -> None:
+    workflow = await made(
+        api, "/v1/workflows", {"name": "Fetch", "taskIdentifier": "fetch", "payload": {"a": 1}}
+    )
+    assert workflow["id"].startswith("wf_")
+    assert workflow["payload"] == {"a": 1}
+    config = {"workflowExecutionOrder": [workflow["id"]], "retries": 3}
+    job = await made(api, "/v1/jobs", {"name": "Nightly", "config": config})
+    assert job["id"].startswith("job_")
+    assert job["config"] == config
+    for path, one in (("/v1/workflows", workflow), ("/v1/jobs", job)):
+        assert await got(api, f"{path}/{one['id']}") == one
+        assert (await got(api, path, limit=1))["data"][0] == one
+    assert_problem(await api.delete(f"/v1/workflows/{workflow['id']}"), 409, "conflict")
+
+    other = await made(api, "/v1/workflows", {"name": "Build", "taskIdentifier": "build"})
+    replaced = await api.call(
+        "PUT",
+        f"/v1/jobs/{job['id']}",
+        json={"name": "Weekly", "config": {"workflowExecutionOrder": [other["id"]]}},
+    )
+    assert replaced.status_code == 200
+    assert replaced.json()["name"] == "Weekly"
+    assert replaced.json()["createdAt"] == job["createdAt"]
+    assert (await api.delete(f"/v1/workflows/{workflow['id']}")).status_code == 204
+    replaced = await api.call(
+        "PUT", f"/v1/workflows/{other['id']}", json={"name": "B", "taskIdentifier": "b"}
+    )
+    assert replaced.json()["taskIdentifier"] == "b"
+    assert (await api.delete(f"/v1/jobs/{job['id']}")).status_code == 204
+    assert_problem(await api.get(f"/v1/jobs/{job['id']}"), 404, "not_found")
+    assert_problem(await api.get(f"/v1/workflows/{workflow['id']}"), 404, "not_found")
+
+
+async def test_lists_of_definitions_have_pages(api: Caller) -> None:
+    mine = [(await a_job(api, "t"))["id"] for _ in range(3)]
+    seen: list[str] = []
+    after = None
+    while len(seen) < 3:
+        page = await got(api, "/v1/jobs", limit=2, **({} if after is None else {"after": after}))
+        seen += [job["id"] for job in page["data"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert seen[:3] == mine[::-1]
+    assert_problem(await api.get("/v1/jobs", params={"after": "nonsense"}), 400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    "path,body,where",
+    [
+        ("/v1/workflows", {"name": "x"}, "taskIdentifier"),
+        ("/v1/workflows", {"name": "", "taskIdentifier": "t"}, "name"),
+        ("/v1/workflows", {"name": "x", "taskIdentifier": "t", "ttl": 0}, "ttl"),
+        ("/v1/workflows", {"name": "x\0", "taskIdentifier": "t"}, "name"),
+        ("/v1/workflows", {"name": "x", "taskIdentifier": "t", "colour": 1}, "colour"),
+        ("/v1/jobs", {"name": "x", "config": {}}, "config.workflowExecutionOrder"),
+        (
+            "/v1/jobs",
+            {"name": "x", "config": {"workflowExecutionOrder": ["wf_nothing"]}},
+            "config.workflowExecutionOrder.0",
+        ),
+        ("/v1/job-runs", {"jobId": "job_nothing"}, "jobId"),
+        ("/v1/job-runs", {}, "jobId"),
+        ("/v1/runs/claim", {"tasks": [], "worker": "w", "leaseS": 9}, "tasks"),
+        ("/v1/runs/claim", {"tasks": ["t"], "worker": "w", "leaseS": 0}, "leaseS"),
+        ("/v1/runs/claim", {"tasks": ["t"], "worker": "w", "leaseS": 9, "waitS": 61}, "waitS"),
+        ("/v1/runs/claim", {"tasks": ["t"], "worker": "w", "leaseS": "9"}, "leaseS"),
+    ],
+)
+async def test_what_does_not_fit_is_said_with_its_place(
+    api: Caller, path: str, body: dict[str, Any], where: str
+) -> None:
+    problem = assert_problem(await api.post(path, body), 422, "unprocessable")
+    assert where in [error["path"] for error in problem["errors"]]
+
+
+async def test_a_repeated_command_is_answered_with_its_first_answer(api: Caller) -> None:
+    key = {"Idempotency-Key": new_id("key")}
+    body = {"name": "x", "taskIdentifier": "t"}
+    first = await made(api, "/v1/workflows", body, headers=key)
+    assert await made(api, "/v1/workflows", body, headers=key) == first
+    other = await api.post("/v1/workflows", body | {"name": "y"}, headers=key)
+    assert_problem(other, 422, "unprocessable")
+    key = {"Idempotency-Key": new_id("key")}
+    for _ in range(2):
+        gone = await api.delete(f"/v1/workflows/{first['id']}", headers=key)
+        assert gone.status_code == 204
+    job = await a_job(api, "t")
+    key = {"Idempotency-Key": new_id("key")}
+    begun = await made(api, "/v1/job-runs", {"jobId": job["id"]}, headers=key)
+    await advance(api, begun, "EXECUTING")
+    assert await made(api, "/v1/job-runs", {"jobId": job["id"]}, headers=key) == begun
+
+
+# ------------------------------------------------------------------------------------ job runs
+
+
+async def test_a_job_run_goes_from_step_to_step(api: Caller) -> None:
+    job = await a_job(api, "fetch", "build")
+    response = await api.post(
+        "/v1/job-runs", {"jobId": job["id"], "payload": {"n": 1}, "tags": ["nightly"]}
+    )
+    assert response.status_code == 201
+    assert "runstream-token" in response.headers
+    begun = response.json()
+    assert begun["status"] == "PENDING"
+    assert begun["jobConfigJsonSnapshot"] == job["config"]
+    assert begun["id"] == begun["run"]["id"]
+    assert begun["run"]["taskIdentifier"] == begun["jobId"] == job["id"]
+    assert list(begun["run"]) == list(WIRE_FIELDS.values())
+    assert begun["run"]["workflowId"] is None
+    (step,) = begun["workflowRuns"]
+    assert (step["status"], step["position"], step["payload"]) == ("QUEUED", 0, {"n": 1})
+    assert step["parentRunId"] == begun["id"]
+
+    order = job["config"]["workflowExecutionOrder"]
+    listed = await got(api, "/v1/workflow-runs", jobRunId=begun["id"])
+    assert listed["workflowRuns"] == [
+        step,
+        {"workflowId": order[1], "position": 1, "status": None, "id": None},
+    ]
+    assert (await advance(api, begun, "EXECUTING"))["status"] == "IN_PROGRESS"
+    second = await advance(api, begun, "COMPLETED")
+    assert [one["status"] for one in second["workflowRuns"]] == ["COMPLETED", "QUEUED"]
+    done = await advance(api, begun, "EXECUTING", "COMPLETED")
+    assert done["status"] == "COMPLETED"
+    assert done["finishedAt"] == done["run"]["finishedAt"] is not None
+    assert done["startedAt"] == done["run"]["startedAt"] is not None
+
+
+async def test_cancel_ends_the_job_run_and_the_step_that_lives(api: Caller) -> None:
+    begun = await a_job_run(api)
+    canceled = await api.post(f"/v1/job-runs/{begun['id']}/cancel")
+    assert canceled.status_code == 200
+    assert canceled.json()["status"] == "FAILED"
+    assert canceled.json()["run"]["status"] == "CANCELED"
+    assert [one["status"] for one in canceled.json()["workflowRuns"]] == ["CANCELED"]
+    assert (await api.post(f"/v1/job-runs/{begun['id']}/cancel")).status_code == 200
+    done = await a_job_run(api, "one")
+    await advance(api, done, "EXECUTING", "COMPLETED")
+    problem = assert_problem(await api.post(f"/v1/job-runs/{done['id']}/cancel"), 409, "conflict")
+    assert problem["run"]["status"] == "COMPLETED"
+
+
+async def test_the_calls_about_runs_know_a_job_run(api: Caller) -> None:
+    begun = await a_job_run(api)
+    refused = await api.patch(f"/v1/runs/{begun['id']}", {"status": "EXECUTING"})
+    assert_problem(refused, 409, "conflict")
+    canceled = await api.post(f"/v1/runs/{begun['id']}/cancel")
+    assert canceled.json()["status"] == "CANCELED"
+    assert (await got(api, f"/v1/job-runs/{begun['id']}"))["workflowRuns"][0][
+        "status"
+    ] == "CANCELED"
+    again = await api.post(f"/v1/runs/{begun['id']}/replay")
+    assert again.status_code == 201
+    replayed = await got(api, f"/v1/job-runs/{again.json()['id']}")
+    assert replayed["jobConfigJsonSnapshot"] == begun["jobConfigJsonSnapshot"]
+    assert len(replayed["workflowRuns"]) == 1
+    step = begun["workflowRuns"][0]
+    assert_problem(await api.delete(f"/v1/runs/{step['id']}"), 409, "conflict")
+    assert (await api.delete(f"/v1/runs/{begun['id']}")).status_code == 204
+    for path in (f"/v1/runs/{step['id']}", f"/v1/job-runs/{begun['id']}"):
+        assert_problem(await api.get(path), 404, "not_found")
+
+
+async def test_replay_takes_the_snapshot_or_the_job_of_today(api: Caller) -> None:
+    old = await a_job_run(api, "fetch", "build", payload=[1], tags=["t"])
+    workflow = await made(api, "/v1/workflows", {"name": "new", "taskIdentifier": "new"})
+    config = {"workflowExecutionOrder": [workflow["id"]]}
+    await api.call("PUT", f"/v1/jobs/{old['jobId']}", json={"name": "x", "config": config})
+    path = f"/v1/job-runs/{old['id']}/replay"
+    same = await made(api, path, {})
+    assert same["id"] != old["id"]
+    assert same["jobConfigJsonSnapshot"] == old["jobConfigJsonSnapshot"]
+    assert (same["run"]["payload"], same["run"]["tags"]) == ([1], ["t"])
+    today = await made(api, path, {"from": "current"})
+    assert today["jobConfigJsonSnapshot"] == config
+    assert today["workflowRuns"][0]["taskIdentifier"] == "new"
+    assert_problem(await api.post(path, {"from": "yesterday"}), 422, "unprocessable")
+
+
+async def test_job_runs_are_listed_with_filters_and_pages(api: Caller) -> None:
+    job = await a_job(api, "one")
+    made_ = [
+        await made(api, "/v1/job-runs", {"jobId": job["id"], "tags": [f"n{i % 2}"]})
+        for i in range(4)
+    ]
+    ids = [one["id"] for one in made_]
+    await advance(api, made_[0], "EXECUTING", "COMPLETED")
+    await advance(api, made_[1], "EXECUTING", "CRASHED")
+    await advance(api, made_[2], "EXECUTING")
+
+    async def listed(**query: Any) -> list[str]:
+        page = await got(api, "/v1/job-runs", jobId=job["id"], **query)
+        return [one["id"] for one in page["data"]]
+
+    assert await listed() == ids[::-1]
+    assert await listed(status="PENDING") == [ids[3]]
+    assert await listed(status="IN_PROGRESS") == [ids[2]]
+    assert await listed(status=["COMPLETED", "FAILED"]) == [ids[1], ids[0]]
+    assert await listed(tag="n0") == [ids[2], ids[0]]
+    assert await listed(createdAfter=made_[1]["createdAt"]) == [ids[3], ids[2]]
+    page = await got(api, "/v1/job-runs", jobId=job["id"], limit=3)
+    assert len(page["data"]) == 3
+    assert await listed(after=page["next"]) == [ids[0]]
+    for query in ({"status": "DONE"}, {"after": "x"}, {"colour": "red"}):
+        assert_problem(await api.get("/v1/job-runs", params=query), 400, "bad_request")
+
+
+async def test_the_timeline_says_what_happened_and_how_long_it_took(api: Caller) -> None:
+    begun = await a_job_run(api)
+    await advance(api, begun, "EXECUTING", "COMPLETED")
+    step = (await advance(api, begun, "EXECUTING"))["workflowRuns"][1]
+    await api.update(step, status="FAILED", error={"name": "Boom", "message": "disk full"})
+    told = await got(api, f"/v1/job-runs/{begun['id']}/timeline")
+    assert told["status"] == "FAILED"
+    assert [(one["position"], one["changed"].get("status")) for one in told["data"]] == [
+        (None, "QUEUED"), (0, "QUEUED"), (0, "EXECUTING"), (None, "EXECUTING"), (0, "COMPLETED"),
+        (1, "QUEUED"), (1, "EXECUTING"), (1, "FAILED"), (None, "FAILED"),
+    ]  # fmt: skip
+    times = [one["sinceStartMs"] for one in told["data"]]
+    assert times == sorted(times)
+    assert told["data"][4]["lastedMs"] is not None
+    assert [one["status"] for one in told["steps"]] == ["COMPLETED", "FAILED"]
+    assert told["steps"][1]["error"]["message"] == "disk full"
+    pages: list[dict[str, Any]] = []
+    after = None
+    for _ in range(20):
+        query = {"limit": 2} | ({} if after is None else {"after": after})
+        page = await got(api, f"/v1/job-runs/{begun['id']}/timeline", **query)
+        pages += page["data"]
+        after = page["next"]
+        if after is None:
+            break
+    assert [(p["runId"], p["version"]) for p in pages] == [
+        (p["runId"], p["version"]) for p in told["data"]
+    ]
+
+
+async def test_what_is_no_job_run_is_not_found(api: Caller) -> None:
+    run = await api.run()
+    for id in (run["id"], new_id("run"), "run_x", "job_x"):
+        for path in (f"/v1/job-runs/{id}", f"/v1/job-runs/{id}/timeline"):
+            assert_problem(await api.get(path), 404, "not_found")
+        assert_problem(await api.post(f"/v1/job-runs/{id}/cancel"), 404, "not_found")
+        listed = await api.get("/v1/workflow-runs", params={"jobRunId": id})
+        assert_problem(listed, 404, "not_found")
+    assert_problem(await api.get("/v1/workflow-runs"), 400, "bad_request")
+
+
+async def test_tokens_read_what_they_cover_of_a_job_run(api: Caller) -> None:
+    """A scope for a job run covers its workflow runs; one for a tag only what has it."""
+    job = await a_job(api, "fetch")
+    response = await api.post("/v1/job-runs", {"jobId": job["id"], "tags": ["user:7"]})
+    begun = response.json()
+    other = await a_job_run(api)
+    maker = api.with_token(response.headers["runstream-token"])
+    assert await got(maker, f"/v1/job-runs/{begun['id']}") == begun
+    step = begun["workflowRuns"][0]["id"]
+    assert (await got(maker, f"/v1/runs/{step}"))["id"] == step
+    assert len((await got(maker, f"/v1/job-runs/{begun['id']}/timeline"))["data"]) == 2
+    for path in (f"/v1/job-runs/{other['id']}", f"/v1/job-runs/{other['id']}/timeline"):
+        assert_problem(await maker.get(path), 404, "not_found")
+    tagged = await api.a_token("read:tags:user:7")
+    assert [one["id"] for one in (await got(tagged, "/v1/job-runs", tag="user:7"))["data"]] == [
+        begun["id"]
+    ]
+    assert (await got(tagged, f"/v1/job-runs/{begun['id']}"))["workflowRuns"] == []
+    assert len((await got(tagged, f"/v1/job-runs/{begun['id']}/timeline"))["data"]) == 1
+    for path in ("/v1/job-runs", "/v1/jobs", "/v1/workflows"):
+        assert_problem(await tagged.get(path), 403, "forbidden")
+    for who in (maker, tagged):
+        assert_problem(
+            await who.post("/v1/job-runs", {"jobId": job["id"]}), 403, "forbidden"
+        )  # fmt: skip
+        assert_problem(await who.post(f"/v1/job-runs/{begun['id']}/cancel"), 403, "forbidden")
+    trigger = await api.a_token(f"trigger:tasks:{job['id']}")
+    assert (await trigger.post("/v1/job-runs", {"jobId": job["id"]})).status_code == 201
+    assert_problem(await trigger.post("/v1/job-runs", {"jobId": job["id"]}), 401, "unauthorized")
+
+
+# -------------------------------------------------------------------------------------- claims
+
+
+async def test_a_worker_claims_a_run_and_keeps_it_by_heartbeats(api: Caller) -> None:
+    task = new_id("task")
+    ask = {"tasks": [task], "worker": "w1", "leaseS": 30}
+    assert (await api.post("/v1/runs/claim", ask)).json() == {"run": None}
+    run = await api.run(task, payload={"n": 1}, maxAttempts=3)
+    claimed = (await api.post("/v1/runs/claim", ask)).json()["run"]
+    assert (claimed["id"], claimed["status"], claimed["attempt"]) == (run["id"], "EXECUTING", 1)
+    assert claimed["payload"] == {"n": 1}
+    assert list(claimed) == list(WIRE_FIELDS.values())
+    beat = f"/v1/runs/{run['id']}/heartbeat"
+    assert (await api.post(beat)).json() == {}
+    assert (await api.post(beat, {"attempt": 1})).json() == {}
+    assert_problem(await api.post(beat, {"attempt": 2}), 409, "conflict")
+    late = await api.patch(f"/v1/runs/{run['id']}", {"status": "COMPLETED", "ifAttempt": 2})
+    assert_problem(late, 409, "conflict")
+    await api.update(run, status="COMPLETED", ifAttempt=1)
+    assert_problem(await api.post(beat, {"attempt": 1}), 409, "conflict")
+
+
+async def test_a_claim_that_waits_is_answered_when_a_run_is_queued(api: Caller) -> None:
+    task = new_id("task")
+    ask = {"tasks": [task], "worker": "w1", "leaseS": 30, "waitS": 30}
+    waiting = asyncio.create_task(api.post("/v1/runs/claim", ask))
+    claims = api.runtime.store.claims
+    async with asyncio.timeout(20):
+        while not claims.parked:
+            await asyncio.sleep(0.005)
+        run = await api.run(task)
+        assert (await waiting).json()["run"]["id"] == run["id"]
+
+
+async def test_the_same_idempotency_key_claims_one_run(api: Caller) -> None:
+    task = new_id("task")
+    for _ in range(2):
+        await api.run(task)
+    ask = {"tasks": [task], "worker": "w1", "leaseS": 30}
+    key = {"Idempotency-Key": new_id("key")}
+    first = await api.post("/v1/runs/claim", ask, headers=key)
+    again = await api.post("/v1/runs/claim", ask, headers=key)
+    assert first.json() == again.json()
+    other = await api.post("/v1/runs/claim", ask | {"worker": "w2"}, headers=key)
+    assert_problem(other, 422, "unprocessable")
+
+
+async def test_only_a_key_with_full_rights_claims(api: Caller) -> None:
+    reader = await api.a_token("read:runs")
+    ask = {"tasks": ["t"], "worker": "w1", "leaseS": 30}
+    assert_problem(await reader.post("/v1/runs/claim", ask), 403, "forbidden")
+    for path in ("/v1/workflows", "/v1/jobs"):
+        assert_problem(await reader.post(path, {"name": "x"}), 403, "forbidden")
+
+
+async def test_the_calls_stand_in_the_openapi_document(api: Caller) -> None:
+    paths = (await got(api, "/openapi.json"))["paths"]
+    assert {"/v1/workflows", "/v1/jobs", "/v1/job-runs", "/v1/runs/claim"} <= paths.keys()
+    (required,) = paths["/v1/workflow-runs"]["get"]["parameters"]
+    assert (required["name"], required["required"]) == ("jobRunId", True)
