@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, WebSocketRoute
 
-from realtime import VERSION, api, sse
+from realtime import VERSION, api, dash, sse
 from realtime.api.origins import Origins
 from realtime.auth import Authority, Grant
 from realtime.gateway import WebSocketEndpoint
@@ -69,6 +69,7 @@ class Runtime:
             asyncio.create_task(self._run_hub(), name="hub"),
             asyncio.create_task(_kept_running("timers", self.store.timers.run)),
             asyncio.create_task(_kept_running("housekeeping", self.store.housekeeping.run)),
+            asyncio.create_task(_kept_running("claims", self.store.claims.run)),
             asyncio.create_task(_kept_running("access", self.authority.run)),
         ]
         try:
@@ -121,6 +122,7 @@ class Runtime:
     async def drain(self, deadline_s: float) -> None:
         """Sends the streams away; returns when all are gone, or after the deadline."""
         self.draining = True
+        await self.store.claims.close()
         await self.hub.drain(deadline_s)
 
     # What the health calls ask.
@@ -150,7 +152,11 @@ def create_app(settings: Settings) -> Starlette:
                 metrics=runtime.metrics,
                 health=runtime,
             )
-            app.router.routes[:] = [*api.routes(services), *_streams(runtime)]
+            app.router.routes[:] = [
+                *api.routes(services),
+                *_streams(runtime),
+                *dash.routes(),
+            ]
             yield
 
     app = Starlette(

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from realtime import VERSION
+from realtime import VERSION, dash
 from realtime.api.routing import Call, Operation, Resource, answer
 from store.errors import StoreError
 
@@ -47,35 +47,8 @@ async def metrics(call: Call) -> Response:
     )
 
 
-_HOME: Final = f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Runstream</title>
-<h1>Runstream {VERSION}</h1>
-<p>Live status, progress and output of background jobs, pushed.</p>
-<ul>
-<li><a href="/openapi.json">/openapi.json</a>: the HTTP API, below <code>/v1</code>
-<li><a href="/asyncapi.json">/asyncapi.json</a>: the WebSocket messages of <code>/v1/realtime</code>
-<li><a href="/healthz">/healthz</a>, <a href="/readyz">/readyz</a>,
-<a href="/metrics">/metrics</a>: how this server is
-</ul>
-</html>
-""".encode()
-
-
 async def home(call: Call) -> Response:
-    return Response(
-        _HOME,
-        headers={
-            "Content-Security-Policy": "default-src 'none'; base-uri 'none'; "
-            "form-action 'none'; frame-ancestors 'none'",
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Cache-Control": "no-cache",
-        },
-        media_type="text/html",
-    )
+    return dash.page(call.request)
 
 
 def _page(
@@ -97,7 +70,7 @@ def _page(
 
 
 RESOURCES: Final[Sequence[Resource]] = (
-    _page("/", "home", "A page with the addresses of everything", home, {200: "text/html"}),
+    _page("/", "home", "The page that shows what goes on", home, {200: "text/html"}),
     _page("/healthz", "healthz", "Whether the process lives", live, {200: dict[str, str]}),
     _page(
         "/readyz",

@@ -1,0 +1,124 @@
+/** The HTTP calls: retries what is safe to repeat, throws what was refused. */
+
+import { RunstreamError } from "./errors.js";
+
+/** @import {Credentials} from "./credentials.js" */
+/** @import {Clock} from "./types.js" */
+
+const TRIES = 4;
+const CODES = {
+  400: "bad_request",
+  401: "unauthorized",
+  403: "forbidden",
+  404: "not_found",
+  409: "conflict",
+  413: "payload_too_large",
+  422: "unprocessable",
+  429: "too_many_requests",
+};
+
+/**
+ * @typedef {object} RequestOptions
+ * @property {Record<string, any>} [query] Lists repeat the parameter.
+ * @property {any} [body] Sent as JSON.
+ * @property {string} [idempotencyKey] By which the server knows the repeat of a command; made if left out.
+ * @property {AbortSignal} [signal]
+ */
+
+/** Makes calls to one server. */
+export class Http {
+  #base;
+  #credentials;
+  #fetch;
+  #clock;
+  #random;
+
+  /**
+   * @param {string} base
+   * @param {Credentials} credentials
+   * @param {{fetch: typeof globalThis.fetch, clock: Clock, random: () => number}} tools
+   */
+  constructor(base, credentials, { fetch, clock, random }) {
+    this.#base = base;
+    this.#credentials = credentials;
+    this.#fetch = fetch;
+    this.#clock = clock;
+    this.#random = random;
+  }
+
+  /**
+   * The answer's JSON; of anything else, the answer.
+   *
+   * @param {string} method
+   * @param {string} path
+   * @param {RequestOptions} [options]
+   * @returns {Promise<any>}
+   */
+  async call(method, path, { query, body, idempotencyKey, signal } = {}) {
+    /** @type {Record<string, string>} */
+    const headers = {};
+    if (body !== undefined) headers["Content-Type"] = "application/json";
+    if (method !== "GET") headers["Idempotency-Key"] = idempotencyKey ?? crypto.randomUUID();
+    const init = { method, headers, signal: signal ?? null, body: body === undefined ? null : JSON.stringify(body) };
+    let hasAsked = false;
+    for (let tries = 1; ; tries++) {
+      const token = await this.#credentials.current();
+      if (token !== undefined) headers.Authorization = `Bearer ${token}`;
+      let response;
+      try {
+        response = await this.#fetch(this.#base + path + search(query), init);
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (tries >= TRIES) {
+          throw new RunstreamError("connection_lost", `the server cannot be reached: ${error}`, { cause: error });
+        }
+      }
+      if (response?.ok) {
+        return response.headers.get("content-type")?.includes("json") ? response.json() : response;
+      }
+      if (response) {
+        const error = await refusal(response);
+        if (error.code === "unauthorized" && this.#credentials.hasProvider && !hasAsked) {
+          hasAsked = true;
+          await this.#credentials.fresh(token);
+          continue;
+        }
+        if (tries >= TRIES || error.status !== 503) throw error;
+      }
+      await new Promise((done) => {
+        this.#clock.setTimeout(() => done(undefined), 200 * 2 ** tries * (0.5 + this.#random() / 2));
+      });
+      signal?.throwIfAborted();
+    }
+  }
+}
+
+/**
+ * The query of an address; lists repeat the parameter.
+ *
+ * @param {Record<string, any>} [query]
+ */
+export function search(query = {}) {
+  const pairs = Object.entries(query).flatMap(([name, value]) =>
+    (Array.isArray(value) ? value : value === undefined ? [] : [value]).map((one) => [
+      name,
+      one instanceof Date ? one.toISOString() : String(one),
+    ]),
+  );
+  return pairs.length ? `?${new URLSearchParams(pairs)}` : "";
+}
+
+/**
+ * The error that an answer is.
+ *
+ * @param {Response} response
+ */
+export async function refusal(response) {
+  const { status } = response;
+  const problem = await response.json().catch(() => ({}));
+  const code = problem.code ?? CODES[/** @type {400} */ (status)] ?? (status >= 500 ? "unavailable" : "bad_request");
+  return new RunstreamError(code, problem.detail ?? problem.title ?? `the server answers ${status}`, {
+    status,
+    details: problem,
+  });
+}

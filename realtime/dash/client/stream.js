@@ -1,0 +1,338 @@
+/**
+ * One subscription as the session keeps it: what its subscriber was shown, and from where to go on.
+ *
+ * A core without I/O. What it needs done it shows: `wanted()` runs are to be fetched,
+ * `isOverfull` asks to be paused, `error` and `endReason` say why it is over.
+ */
+
+import { RunstreamError } from "./errors.js";
+import { runOf } from "./run.js";
+
+/** @import {Inbox} from "./inbox.js" */
+/** @import {Batch, Change, Run, Stats, Wish} from "./types.js" */
+
+/** @typedef {"IDLE" | "JOINING" | "LIVE" | "PAUSED" | "ENDED"} StreamState */
+
+export class Stream {
+  /** @type {StreamState} */
+  state = "IDLE";
+  /** @type {number | undefined} */
+  id;
+  /** @type {string | undefined} */
+  cursor;
+  /** @type {Batch | undefined} */
+  batch;
+  /** @type {RunstreamError | undefined} */
+  error;
+  /** @type {string | undefined} */
+  endReason;
+  /** @type {number | undefined} */
+  retryAt;
+  refusals = 0;
+  truncated = false;
+  wasLive = false;
+  /** @type {Inbox | undefined} Filled while a loop takes from it. */
+  inbox;
+
+  #stats;
+  #maxHeld;
+  /** @type {Map<string, Run>} The runs that match, as they were last heard of. */
+  #held = new Map();
+  /** @type {Set<string>} Final ones, in the order they became so: the first to be let go. */
+  #settled = new Set();
+  /**
+   * Versions of runs that left since the last cursor. Only what came after that can be
+   * repeated to us, so the next cursor clears it.
+   *
+   * @type {Map<string, number>}
+   */
+  #gone = new Map();
+  /** @type {Map<string, {asked: boolean, changes: any[]}>} Runs of which a change came, and that are not held. */
+  #wanted = new Map();
+  /** @type {string | undefined} A cursor that waits for the fetches. */
+  #unmarked;
+  /** @type {string | undefined} An end that waits for them, too. */
+  #ending;
+  /** @type {Map<string, Run>} While a snapshot replaces what was held: the runs from before. */
+  #before = new Map();
+  /** @type {Map<string, Run>} Of those, the ones that have been told, to keep silent about what is the same. */
+  #told = new Map();
+  #snapshotCame = false;
+
+  /**
+   * @param {Wish} wish
+   * @param {Stats} stats
+   * @param {number} [maxHeld]
+   */
+  constructor(wish, stats, maxHeld = 20_000) {
+    this.wish = wish;
+    this.cursor = wish.cursor;
+    this.#stats = stats;
+    this.#maxHeld = maxHeld;
+  }
+
+  get isOver() {
+    return this.state === "ENDED";
+  }
+
+  /** The runs to show: while others take their place, those from before. */
+  get shown() {
+    return this.state !== "LIVE" && this.#before.size ? this.#before : this.#held;
+  }
+
+  /**
+   * Whether the loop is so far behind that it is better to stop listening. Never before the first
+   * cursor: a snapshot cannot be gone on from in its middle, and is bounded by its `limit`.
+   */
+  get isOverfull() {
+    return this.cursor !== undefined && !!this.inbox?.isFull;
+  }
+
+  // What the session does with it
+
+  /** @param {number} id @returns {Wish} What asks for it, from its cursor if it has one. */
+  joining(id) {
+    this.state = "JOINING";
+    this.id = id;
+    this.retryAt = undefined;
+    this.#snapshotCame = false;
+    if (this.cursor === undefined) {
+      for (const [key, run] of this.#held) {
+        this.#before.set(key, run);
+        this.#told.set(key, run);
+      }
+      this.#forget();
+    }
+    return { ...this.wish, id, cursor: this.cursor };
+  }
+
+  /** The connection is gone; what is held stays. */
+  lost() {
+    if (this.state === "JOINING" || this.state === "LIVE") this.state = "IDLE";
+    this.id = undefined;
+  }
+
+  /** Nobody asks for it any more; if somebody does again, it goes on from its cursor. */
+  rest() {
+    if (!this.isOver) this.state = "IDLE";
+    this.id = this.retryAt = undefined;
+  }
+
+  pause() {
+    this.state = "PAUSED";
+    this.id = undefined;
+    this.#stats.pauses++;
+  }
+
+  /** It was refused for now, and is asked for again then. @param {number} at */
+  later(at) {
+    this.state = "IDLE";
+    this.id = undefined;
+    this.refusals++;
+    this.retryAt = at;
+  }
+
+  /** Ends it on this side. @param {string} reason */
+  cut(reason) {
+    if (this.isOver) return;
+    this.endReason = reason;
+    this.#finish();
+  }
+
+  /** @param {RunstreamError} error */
+  fail(error) {
+    if (this.isOver) return;
+    this.error = error;
+    this.#finish();
+  }
+
+  // What the server says
+
+  /** @param {any[]} runs */
+  snapshot(runs) {
+    this.#snapshotCame = true;
+    for (const fields of runs) {
+      const run = runOf(fields);
+      const told = this.#told.get(run.id) ?? this.#held.get(run.id);
+      this.#hold(run);
+      if (!told) this.#tell({ kind: "enter", run });
+      else if (told.version !== run.version || told.updatedAt !== run.updatedAt) this.#tell({ kind: "change", run });
+    }
+  }
+
+  /** @param {{cursor: string, resumed?: boolean, truncated?: boolean}} message */
+  live({ cursor, resumed = false, truncated = false }) {
+    // Without a snapshot nothing says which runs are still there.
+    if (!resumed && this.#snapshotCame) {
+      for (const [id, run] of this.#before) {
+        if (!this.#held.has(id)) this.#tell({ kind: "leave", run });
+      }
+    }
+    this.#before = new Map();
+    this.#told = new Map();
+    this.state = "LIVE";
+    this.wasLive = true;
+    this.refusals = 0;
+    this.truncated = truncated;
+    if (resumed) this.#stats.resumes++;
+    this.#tell({ kind: "live", resumed, truncated });
+    this.mark(cursor);
+  }
+
+  /** All that came before is covered by this cursor. @param {string} cursor */
+  mark(cursor) {
+    this.cursor = cursor;
+    this.#gone.clear();
+    // What waits for a fetch has not been shown: whoever keeps the cursor and starts anew
+    // with it must get it again.
+    if (this.#wanted.size) this.#unmarked = cursor;
+    else this.inbox?.put({ kind: "mark", cursor });
+  }
+
+  /** @param {string} kind @param {any} fields */
+  change(kind, fields) {
+    this.#stats.changes++;
+    const { id, version } = fields;
+    const held = this.#held.get(id);
+    if (kind === "leave") {
+      this.#wanted.delete(id);
+      if (held && version >= held.version) {
+        this.#held.delete(id);
+        this.#settled.delete(id);
+        this.#gone.set(id, version);
+        this.#tell({ kind, run: runOf(fields, held) });
+      }
+      this.#settleFetches();
+    } else if (version <= (held?.version ?? this.#gone.get(id) ?? 0)) {
+      this.#stats.repeatsDropped++;
+    } else if (kind === "enter") {
+      const run = runOf(fields);
+      this.#wanted.delete(id);
+      this.#hold(run);
+      this.#tell({ kind: held ? "change" : "enter", run });
+      this.#settleFetches();
+    } else if (held) {
+      // The server never leaves one out; if it does, the count shows it.
+      if (version !== held.version + 1 && this.wish.delivery !== "latest") this.#stats.gaps++;
+      const run = runOf(fields, held);
+      this.#hold(run);
+      this.#tell({ kind: "change", run });
+    } else {
+      const wanted = this.#wanted.get(id);
+      if (wanted) wanted.changes.push(fields);
+      else this.#wanted.set(id, { asked: false, changes: [fields] });
+    }
+  }
+
+  /** @param {Batch} batch */
+  progress(batch) {
+    this.batch = batch;
+    this.#tell({ kind: "batch", batch });
+  }
+
+  /** What is held can't be gone on from; a snapshot follows and replaces it. @param {string} reason */
+  reset(reason) {
+    this.#stats.resets++;
+    this.state = "JOINING";
+    this.cursor = undefined;
+    for (const [id, run] of this.#held) this.#before.set(id, run);
+    this.#told.clear();
+    this.#forget();
+    this.#snapshotCame = false;
+    this.#tell({ kind: "reset", reason });
+  }
+
+  /** Nothing more comes. What was asked for because of earlier changes is still told. @param {string} reason */
+  end(reason) {
+    if (reason === "completed" || reason === "deleted") {
+      if (this.#wanted.size) this.#ending = reason;
+      else this.cut(reason);
+    } else {
+      this.endReason = reason;
+      const code = reason === "not_found" || reason === "forbidden" ? reason : "stream_ended";
+      this.fail(new RunstreamError(code, `the stream has ended: ${reason.replaceAll("_", " ")}`));
+    }
+  }
+
+  // Runs that are not held
+
+  /** @returns {string[]} Runs to be fetched, each told once. */
+  wanted() {
+    const ids = [];
+    for (const [id, wanted] of this.#wanted) {
+      if (!wanted.asked) ids.push(id);
+      wanted.asked = true;
+    }
+    this.#stats.fetches += ids.length;
+    return ids;
+  }
+
+  /** @param {string} id */
+  wants(id) {
+    return this.#wanted.has(id);
+  }
+
+  /**
+   * A run that was asked for; undefined if there is none.
+   *
+   * @param {string} id
+   * @param {any} [fields]
+   * @returns {boolean} False if it is too old, to be asked again.
+   */
+  fetched(id, fields) {
+    const changes = this.#wanted.get(id)?.changes ?? [];
+    if (fields && fields.version < changes[0]?.version) return false;
+    this.#wanted.delete(id);
+    if (fields) {
+      const run = runOf(fields);
+      for (const name of this.wish.skip ?? []) delete (/** @type {any} */ (run)[name]);
+      this.#hold(run);
+      this.#tell({ kind: "enter", run });
+      for (const later of changes) if (later.version > run.version) this.change("change", later);
+    }
+    this.#settleFetches();
+    return true;
+  }
+
+  // Cursors and the end have waited for the fetches.
+  #settleFetches() {
+    if (this.#wanted.size || this.isOver) return;
+    if (this.#unmarked !== undefined) this.inbox?.put({ kind: "mark", cursor: this.#unmarked });
+    this.#unmarked = undefined;
+    if (this.#ending) this.cut(this.#ending);
+  }
+
+  /** @param {Run} run */
+  #hold(run) {
+    this.#held.set(run.id, run);
+    if (!run.isFinal) return;
+    this.#settled.add(run.id);
+    // Final runs hardly change any more. Should one do so after it was let go, it is fetched
+    // like any run that is not held.
+    for (const id of this.#settled) {
+      if (this.#held.size <= this.#maxHeld) break;
+      this.#settled.delete(id);
+      this.#held.delete(id);
+    }
+  }
+
+  #forget() {
+    this.#held = new Map();
+    this.#settled.clear();
+    this.#gone.clear();
+    this.#wanted.clear();
+    this.#unmarked = undefined;
+  }
+
+  #finish() {
+    this.state = "ENDED";
+    this.retryAt = undefined;
+    this.#wanted.clear();
+    this.#gone.clear();
+  }
+
+  /** @param {Change} change */
+  #tell(change) {
+    this.inbox?.put(change);
+  }
+}
