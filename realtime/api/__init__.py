@@ -74,4 +74,14 @@ def no_such_route(request: Request, error: Exception) -> Response:
         allow = dict(error.headers or {})
         said = f"this path takes {allow.get('Allow', 'other methods')}"
         return answer_to(Problem("method_not_allowed", said, headers=allow))
+    if request.scope["path"] == "/v1/realtime":
+        # Whoever asks by hand what is there is helped on.
+        return answer_to(
+            Problem(
+                "bad_request",
+                "this takes a WebSocket; as server-sent events the streams are below it, "
+                "as at /v1/realtime/runs",
+                headers={"Upgrade": "websocket"},
+            )
+        )
     return answer_to(Problem("not_found", "there is nothing at this path"))

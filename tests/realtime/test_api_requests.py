@@ -113,6 +113,21 @@ async def test_there_is_nothing_at_other_paths(api: Caller, path: str) -> None:
     assert_problem(await api.get(path), 404, "not_found")
 
 
+async def test_where_a_websocket_is_taken_a_plain_request_is_told_so(api: Caller) -> None:
+    """A browser or `curl` may come by."""
+    response = await api.get("/v1/realtime")
+    assert "WebSocket" in assert_problem(response, 400, "bad_request")["detail"]
+    assert response.headers["upgrade"] == "websocket"
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
+async def test_streams_of_events_are_read_and_nothing_else(api: Caller, method: str) -> None:
+    """In the form that all problems have."""
+    response = await api.call(method, "/v1/realtime/runs")
+    assert_problem(response, 405, "method_not_allowed")
+    assert "GET" in response.headers["allow"]
+
+
 @pytest.mark.parametrize(
     "method, path, allow",
     [

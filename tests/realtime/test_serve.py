@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
@@ -14,7 +15,9 @@ from typing import Any
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
+from realtime.cli import main
 from realtime.serve import CannotServe, bind
 from tests.processes import Server, free_port
 
@@ -97,10 +100,6 @@ def test_with_a_key_it_listens_wherever_it_is_told(
     start_server: Callable[..., Server], sqlite_url: str
 ) -> None:
     """One of the database is as good as one of the environment."""
-    from click.testing import CliRunner
-
-    from realtime.cli import main
-
     made = CliRunner().invoke(main, ["key", "create", "k", "--database", sqlite_url])
     assert made.exit_code == 0
     server = start_server(sqlite_url, None, api_key=None, args=["--host", "0.0.0.0"])
@@ -142,11 +141,12 @@ def workers(start: Callable[..., Server]) -> Iterator[Server]:
 
 def children(server: Server) -> list[psutil.Process]:
     """The processes that serve; not what watches over their resources."""
-    return [
-        child
-        for child in psutil.Process(server.pid).children()
-        if any("spawn_main" in part for part in child.cmdline())
-    ]
+    found = []
+    for child in psutil.Process(server.pid).children():
+        with contextlib.suppress(psutil.Error):  # it may be gone by now
+            if any("spawn_main" in part for part in child.cmdline()):
+                found.append(child)
+    return found
 
 
 def test_workers_share_the_port_and_one_that_dies_is_replaced(workers: Server) -> None:
