@@ -44,6 +44,13 @@ class Answer:
     cut: bool = False
 
 
+async def until(holds: Callable[[], object]) -> None:
+    """Waits for a condition that nothing tells of."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110 - there is nothing else to wait for
+            await asyncio.sleep(0.001)
+
+
 def problem(status: int, code: str, detail: str = "no", **more: Any) -> Answer:
     """An error as the server gives it."""
     headers = {"Content-Type": "application/problem+json"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, Literal, TypedDict, TypeVar
 
 import msgspec
@@ -137,6 +137,11 @@ def given(**fields: Any) -> dict[str, Any]:
 def aware(at: datetime | None) -> datetime | None:
     """The time with a zone: one without is meant as this machine's."""
     return at if at is None or at.tzinfo is not None else at.astimezone()
+
+
+def time_text(at: datetime) -> str:
+    """A time as the wire has it; one without a zone is taken as this machine's."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def name_of(task: AnyTask | str) -> str:

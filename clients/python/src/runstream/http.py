@@ -7,7 +7,7 @@ import random
 import ssl
 import uuid
 from collections.abc import AsyncIterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -15,6 +15,7 @@ import httpx2
 import msgspec
 
 from runstream import values
+from runstream.commands import time_text
 from runstream.connection import LOOPBACK
 from runstream.credentials import Credentials
 from runstream.errors import (
@@ -173,10 +174,17 @@ class Http:
 
     def _opened(self) -> httpx2.AsyncClient:
         if self._client is None:
+            parts = urlsplit(self._url)
+            is_loopback = parts.hostname in LOOPBACK
+            verify: ssl.SSLContext | bool = self._ssl or True
+            if self._ssl is None and is_loopback and parts.scheme == "http":
+                # To load the machine's certificates takes longer than many a command. This
+                # one has none, and would trust nobody.
+                verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             self._client = httpx2.AsyncClient(
-                verify=self._ssl if self._ssl is not None else True,
+                verify=verify,
                 # A proxy that the environment names is not meant for this machine itself.
-                trust_env=urlsplit(self._url).hostname not in LOOPBACK,
+                trust_env=not is_loopback,
                 limits=httpx2.Limits(max_connections=50, max_keepalive_connections=10),
             )
         return self._client
@@ -263,8 +271,3 @@ def _text(value: Any) -> str:
             return time_text(value)
         case _:
             return str(value)
-
-
-def time_text(at: datetime) -> str:
-    """A time as the wire has it; one without a zone is taken as this machine's."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

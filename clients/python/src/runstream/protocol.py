@@ -191,7 +191,7 @@ class SubscribeToJobRun(_Wish, frozen=True, kw_only=True, tag="subscribeToJobRun
 class _Filtered(_Wish, frozen=True, kw_only=True):
     tasks: Sequence[str] | None = None
     statuses: Sequence[str] | None = None
-    created_after: datetime | None = None
+    created_after: str | None = None
     is_test: bool | None = None
     limit: int | None = None
 

@@ -323,7 +323,7 @@ class Session:
             return self._refused_token(reason or "the token is not accepted", now)
         if code is not None and 4400 <= code <= LAST_REFUSAL:
             word = {4400: "bad_request", 4403: "forbidden", 4404: "not_found"}.get(code)
-            return self._give_up(refusal(word, reason or f"closed with {code}", code))
+            return self._give_up(refusal(word, reason or f"closed with {code}"))
         if not self.streams:
             return self._turn(State.IDLE)
         if come_back_at is not None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from runstream import protocol
-from runstream.commands import AnyTasks, aware, split_tasks
+from runstream.commands import AnyTasks, split_tasks, time_text
 from runstream.connection import Connection
 from runstream.errors import ClientClosed, StreamEnded
 from runstream.models import FIELD_NAMES, AnyRun, AnyTask, Run, RunStatus, Task
@@ -279,7 +279,8 @@ def _runs_fields(names: list[str] | None, options: RunsOptions) -> dict[str, Any
     fields["tasks"] = names
     if fields.get("statuses") is not None:
         fields["statuses"] = [RunStatus(status) for status in fields["statuses"]]
-    fields["created_after"] = aware(fields.get("created_after"))
+    if fields.get("created_after") is not None:
+        fields["created_after"] = time_text(fields["created_after"])
     return fields
 
 

@@ -33,8 +33,9 @@ class Board:
         self.batch: Batch | None = None
         self._runs: dict[str, AnyRun] = {}
         self._counts: dict[RunStatus, int] = {}
+        self._console = console or Console()
         self._live = Live(
-            console=console, get_renderable=self.render, refresh_per_second=8, transient=False
+            console=self._console, get_renderable=self.render, refresh_per_second=8, transient=False
         )
 
     def __enter__(self) -> Self:
@@ -72,7 +73,7 @@ class Board:
 
     def render(self) -> RenderableType:
         """What it looks like now. Called from another thread, so it works on copies."""
-        height = max(3, self._live.console.height - 4)
+        height = max(3, self._console.height - 4)
         runs = sorted(self._runs.copy().values(), key=_rank)
         table = Table(box=None, pad_edge=False, expand=True, show_header=False)
         table.add_column(no_wrap=True, width=18)
@@ -145,7 +146,7 @@ def _took(run: AnyRun) -> str:
     seconds = ((run.finished_at or datetime.now(UTC)) - run.started_at).total_seconds()
     if seconds < 60:
         return f"{max(0.0, seconds):.1f} s"
-    return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def _rank(run: AnyRun) -> tuple[bool, bool, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from datetime import UTC, datetime
+
 import click
 import msgspec
 from rich.console import Console
@@ -60,10 +63,11 @@ def runs(
         for one in found:
             click.echo(msgspec.json.encode(one))
         return
-    console = Console()
+    # Piped, there is no edge to fold lines at.
+    console = Console() if sys.stdout.isatty() else Console(width=1000)
     table = Table(box=None, pad_edge=False)
-    for title in ("ID", "TASK", "STATUS", "PROGRESS", "TAGS", "CREATED"):
-        table.add_column(title, no_wrap=title in ("ID", "STATUS"), overflow="fold")
+    for title in ("ID", "TASK", "STATUS", "%", "TAGS", "AGE"):
+        table.add_column(title, no_wrap=title not in ("TASK", "TAGS"), overflow="fold")
     for one in found:
         table.add_row(*_row(one))
     console.print(table if found else "no runs")
@@ -78,5 +82,13 @@ def _row(one: AnyRun) -> tuple[Text, ...]:
         Text(one.status.value, style=style),
         Text("" if progress is None else f"{progress:.0%}"),
         Text(", ".join(one.tags)),
-        Text(one.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")),
+        Text(_age(one)),
     )
+
+
+def _age(one: AnyRun) -> str:
+    seconds = max(0.0, (datetime.now(UTC) - one.created_at).total_seconds())
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"

@@ -43,16 +43,19 @@ class Server:
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--url` and `--api-key`, before the command's name or after it."""
+    """Adds `--url` and `--api-key`, which may stand before the command's name or after it."""
+    # Only the group looks at the environment: what is said before the name must hold
+    # against it, too.
+    is_group = command.__name__ == "main"
 
     @click.option(
         "--url",
-        envvar="RUNSTREAM_URL",
+        envvar="RUNSTREAM_URL" if is_group else None,
         help="The server's address.  [env: RUNSTREAM_URL; default: http://127.0.0.1:8080]",
     )
     @click.option(
         "--api-key",
-        envvar="RUNSTREAM_API_KEY",
+        envvar="RUNSTREAM_API_KEY" if is_group else None,
         help="An API key or a token.  [env: RUNSTREAM_API_KEY]",
     )
     @click.pass_context
