@@ -13,6 +13,10 @@ MESSAGE_BYTES: Final = 256 * 1024
 """About how much one WebSocket message holds; a longer line goes alone."""
 
 
+_AROUND: Final = 64
+"""About what a message holds besides its run."""
+
+
 class Owner(Protocol):
     """Whose mailbox it is. Called from inside `put`; must not wait."""
 
@@ -136,7 +140,7 @@ class Mailbox:
         if kind is Kind.CHANGE:
             old.fields = {**old.fields, **fields}
             old.line = None
-            size = protocol.size_of(old.fields)
+            size = protocol.size_of(old.fields) + _AROUND
         else:
             old.kind, old.fields, old.line = kind, fields, line
             size = len(line)

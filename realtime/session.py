@@ -172,6 +172,7 @@ class Session:
                     message_bytes=self.settings.message_bytes,
                 )
             )
+            self._told = self.mailbox.count
             return []
         if grant.project != self.grant.project:
             return self.close(CloseCode.FORBIDDEN, "the token is of another project")

@@ -84,6 +84,12 @@ class FakeTransaction:
         """Whether nobody else holds the row."""
         return self._store.locks.get(key, self) is self
 
+    def state(self, id: str) -> Run | None:
+        """The run as this transaction sees it; None once it is deleted."""
+        if id in self._deleted:
+            return None
+        return self._runs.get(id) or self._store.runs.get(id)
+
     def _lock(self, key: str) -> None:
         assert self.can_lock(key), f"{key} is locked"
         self._store.locks[key] = self
@@ -207,6 +213,8 @@ class FakeTransaction:
             store.batches[id] = store.clock
         store.log += [change for change, _ in self._changes]
         for change, run in self._changes:
+            if run is not None:
+                store.states[change.run_id, change.version] = run
             if change.kind is ChangeKind.DELETED:
                 assert run is not None
                 store.kept[change.run_id] = run
@@ -233,6 +241,8 @@ class FakeStore:
         self.locks: dict[str, FakeTransaction] = {}
         self.runs: dict[str, Run] = {}
         self.kept: dict[str, Run] = {}
+        self.states: dict[tuple[str, int], Run] = {}
+        """Every run at every version, as it was committed."""
         self.batches: dict[str, datetime | None] = {}
         self.log: list[Change] = []
         self.clock = START
@@ -240,6 +250,8 @@ class FakeStore:
         self.away = False
         self.cut_xid = 0
         self.reads: list[str] = []
+        self.slowness = (0, 0, 1, 2)
+        """How many turns of the loop a read may take, before and after it sees what it sees."""
         self.pages_of: int | None = None
         self.inline_bytes = 1_000_000
         self.publish: Callable[[Sequence[Hint]], None] = lambda hints: None
@@ -281,7 +293,7 @@ class FakeStore:
     # Reading.
 
     async def _begin_read(self, what: str) -> None:
-        for _ in range(self.chance.randrange(3)):
+        for _ in range(self.chance.choice(self.slowness)):
             await asyncio.sleep(0)
         while self.held is not None and not self.held.is_set():
             await self.held.wait()
@@ -290,7 +302,7 @@ class FakeStore:
         self.reads.append(what)
 
     async def _end_read(self) -> None:
-        for _ in range(self.chance.randrange(3)):
+        for _ in range(self.chance.choice(self.slowness)):
             await asyncio.sleep(0)
 
     def present(self) -> Horizon:

@@ -347,7 +347,8 @@ class _Joining:
                 break
             member.buffer[:0] = groups
             member.buffered += sum(len(group.changes) for group in groups)
-            loaded = await self._patiently(partial(self._project.load, lacking))
+            # Kept from one look to the next, or those read before would be lacking again.
+            loaded |= await self._patiently(partial(self._project.load, lacking))
         # No await from here on: what is handed on next goes to a live subscription.
         if not session.holds(member):
             return
@@ -398,8 +399,10 @@ class _Joining:
         """Puts groups on the socket, slice by slice."""
         for start in range(0, len(groups), SLICE):
             some = groups[start : start + SLICE]
-            lacking = self._lacking(some, {})
-            loaded = await self._patiently(partial(self._project.load, lacking)) if lacking else {}
+            loaded: dict[str, bytes | None] = {}
+            # Until nothing is lacking at one look: while some are read, others may be forgotten.
+            while lacking := self._lacking(some, loaded):
+                loaded |= await self._patiently(partial(self._project.load, lacking))
             await self._put(self._lines(some, loaded))
 
     async def _show_runs(self, runs: Sequence[Run]) -> int:

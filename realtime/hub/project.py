@@ -314,21 +314,22 @@ class Project:
 
     async def _load_lacking(self) -> None:
         """Reads the payloads of all runs that wait for one, together."""
-        life = self._life
         try:
             while self._lacking:
+                life = self._life
                 ids = sorted(self._lacking)[:LOAD_RUNS]
                 self._lacking.difference_update(ids)
                 try:
                     loaded = await self.load(ids)
                 except Unavailable:
                     # The tail tries again and again, and comes with what it finds.
-                    for id in ids:
-                        self._held.pop(id, None)
+                    if life == self._life:
+                        for id in ids:
+                            self._held.pop(id, None)
                     self.wake_tail()
                     continue
                 if life != self._life:
-                    return
+                    continue  # what waited then was let go, and something else may wait now
                 for id in ids:
                     self._release(id, loaded, again=False)
         finally:

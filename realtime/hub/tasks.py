@@ -32,8 +32,12 @@ class Tasks:
             raise RuntimeError("closed")
         task = asyncio.create_task(self._guard(work, name, failed), name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: self._over(done, work))
         return task
+
+    def _over(self, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.discard(task)
+        work.close()  # it never began, if the task was cancelled at once
 
     async def _guard(
         self,
