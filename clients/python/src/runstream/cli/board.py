@@ -76,10 +76,10 @@ class Board:
         height = max(3, self._console.height - 4)
         runs = sorted(self._runs.copy().values(), key=_rank)
         table = Table(box=None, pad_edge=False, expand=True, show_header=False)
-        table.add_column(no_wrap=True, width=18)
-        table.add_column(no_wrap=True, ratio=2)
-        table.add_column(width=24)
-        table.add_column(no_wrap=True, ratio=3)
+        table.add_column(no_wrap=True, width=14)
+        table.add_column(no_wrap=True, ratio=1)
+        table.add_column(width=20)
+        table.add_column(no_wrap=True, ratio=1)
         table.add_column(no_wrap=True, justify="right", width=8)
         for run in runs[:height]:
             table.add_row(*_row(run))
@@ -97,10 +97,10 @@ class Board:
         if self.batch is None:
             return text
         table = Table(box=None, pad_edge=False, expand=True, show_header=False)
-        table.add_column(no_wrap=True, width=18)
-        table.add_column(width=24)
+        table.add_column(no_wrap=True, min_width=14)
+        table.add_column(width=20)
         table.add_column(no_wrap=True, ratio=1)
-        bar = ProgressBar(total=max(1, self.batch.size), completed=self.batch.final, width=24)
+        bar = ProgressBar(total=max(1, self.batch.size), completed=self.batch.final, width=20)
         table.add_row(Text(f"{self.batch.final} of {self.batch.size} final"), bar, text)
         return table
 
@@ -120,7 +120,7 @@ def _bar(run: AnyRun) -> RenderableType:
     progress = progress_of(run)
     if progress is None:
         return Text("")
-    return ProgressBar(total=1.0, completed=progress, width=24)
+    return ProgressBar(total=1.0, completed=progress, width=20)
 
 
 def progress_of(run: AnyRun) -> float | None:
