@@ -177,6 +177,9 @@ def run_server(
             runner.run(main())
     except (StoreError, OSError) as error:
         raise CannotServe(str(error)) from error
+    finally:
+        for one in sockets:
+            one.close()
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
