@@ -563,10 +563,11 @@ class TestInbox:
         inbox, listener = Inbox(NO_METRICS, self.read, max_bytes=20 * TURN_BYTES), Recorder()
         inbox.open(listener)
         inbox.follow("p")
-        for number in range(300):
-            inbox.receive(b"c", b"%08d" % number + bytes(2 * TURN_BYTES))
-            await asyncio.sleep(0)
-        await eventually(lambda: len(listener.hints) == 300)
+        for number in range(400):
+            inbox.receive(b"c", b"%08d" % number + bytes(TURN_BYTES // 2))
+            if number % 4 == 3:
+                await asyncio.sleep(0)
+        await eventually(lambda: len(listener.hints) == 400)
         assert not listener.suspicions
         inbox.close()
 
