@@ -30,6 +30,7 @@ from store.broker import Broker
 from store.engine import Database, open_database
 from store.schema import migrate
 from store.tables import log_state
+from store.webhooks import AddressPolicy
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Runtime:
             asyncio.create_task(_kept_running("timers", self.store.timers.run)),
             asyncio.create_task(_kept_running("housekeeping", self.store.housekeeping.run)),
             asyncio.create_task(_kept_running("claims", self.store.claims.run)),
+            asyncio.create_task(_kept_running("webhooks", self.store.webhooks.run)),
             asyncio.create_task(_kept_running("access", self.authority.run)),
         ]
         try:
@@ -95,6 +97,10 @@ class Runtime:
             broker,
             limits=settings.limits,
             retention=_retention(settings),
+            addresses=AddressPolicy(
+                loopback=settings.is_loopback or settings.webhook_private_addresses,
+                private=settings.webhook_private_addresses,
+            ),
             committed=self.metrics.committed,
         )
         await self.store.housekeeping.prepare()

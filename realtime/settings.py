@@ -105,6 +105,12 @@ class Settings:
         (), "Addresses whose X-Forwarded-For is believed, with commas between."
     )
 
+    webhook_private_addresses: bool = _setting(
+        False,
+        "Send webhooks to loopback and private addresses too; loopback is allowed anyway while "
+        "the server itself listens there only.",
+    )
+
     payload_bytes: int = _setting(Limits().payload_bytes, "The largest payload.", least=1)
     output_bytes: int = _setting(Limits().output_bytes, "The largest output.", least=1)
     metadata_bytes: int = _setting(Limits().metadata_bytes, "The largest metadata.", least=2)

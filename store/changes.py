@@ -37,6 +37,7 @@ KEPT_OF_A_DELETED_RUN: Final = (
     "root_run_id",
     "depth",
     "workflow_id",
+    "job_id",
     "is_test",
     "created_at",
 )
@@ -55,6 +56,7 @@ class _Kept(msgspec.Struct):
     is_test: bool
     created_at: datetime
     workflow_id: str | None = None
+    job_id: str | None = None
 
 
 # ----------------------------------------------------------------------------------- transactions

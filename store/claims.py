@@ -103,6 +103,7 @@ class Claims:
         self._serving: asyncio.Task[None] | None = None
         self._parked: dict[Wish, None] = {}
         """The claims that wait for a run to be queued, those that have waited longest first."""
+        self._closed = False
         self._giving_back: set[asyncio.Task[None]] = set()
 
     async def claim(
@@ -130,6 +131,8 @@ class Claims:
         until = clock() + wait_s
         tries = 0
         while True:
+            if self._closed:
+                raise Unavailable("the server is stopping")
             wish = Wish(project, wanted, worker, lease_s, key)
             # Parked before it is tried: what is queued during the try is not missed.
             self._parked[wish] = None
@@ -196,7 +199,8 @@ class Claims:
         return len(self._parked)
 
     async def close(self) -> None:
-        """Sends home who waits."""
+        """Sends home who waits, and takes no more."""
+        self._closed = True
         for wish in list(self._parked):
             if not wish.future.done():
                 wish.future.set_exception(Unavailable("the server is stopping"))

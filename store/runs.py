@@ -34,6 +34,7 @@ from store.model import (
 from store.schema import migrate
 from store.staged import Outcomes
 from store.timers import Timers
+from store.webhooks import AddressPolicy, Webhooks
 from store.writer import Writer
 
 KEY_CHARS = 512
@@ -53,6 +54,7 @@ class RunStore:
         *,
         limits: Limits,
         retention: Retention,
+        addresses: AddressPolicy | None = None,
         committed: Callable[[int, float], None] = lambda _changes, _seconds: None,
     ) -> None:
         self.database = database
@@ -69,6 +71,7 @@ class RunStore:
         self.housekeeping = Housekeeping(database, self._writer.submit, retention)
         self.definitions = Definitions(database, limits)
         self.job_runs = JobRuns(database)
+        self.webhooks = Webhooks(database, addresses or AddressPolicy())
         self.claims = Claims(database, self._writer.carry_out, self._writer.submit, limits)
 
     @classmethod
@@ -113,6 +116,7 @@ class RunStore:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.timers.run())
             tasks.create_task(self.claims.run())
+            tasks.create_task(self.webhooks.run())
             tasks.create_task(self.housekeeping.run())
 
     def _publish(self, hints: Sequence[Hint]) -> None:
@@ -122,6 +126,7 @@ class RunStore:
     def told(self, hints: Sequence[Hint]) -> None:
         """Wakes whoever waits in this process for such changes; this process's own are told."""
         self.claims.told(hints)
+        self.webhooks.told(hints)
 
     # ------------------------------------------------------------------------------- commands
 

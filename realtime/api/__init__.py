@@ -22,6 +22,7 @@ from realtime.api import (
     openapi,
     runs,
     tokens,
+    webhooks,
     workflows,
 )
 from realtime.api.problems import Problem
@@ -53,6 +54,7 @@ RESOURCES: Final[Sequence[Resource]] = (
     *workflows.RESOURCES,
     *jobs.RESOURCES,
     *job_runs.RESOURCES,
+    *webhooks.RESOURCES,
     *tokens.RESOURCES,
     *health.RESOURCES,
     _document("/openapi.json", "openapi", "This document", lambda: openapi.document(RESOURCES)),

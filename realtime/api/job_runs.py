@@ -31,7 +31,8 @@ from store.model import (
     new_id,
     rfc3339,
     wire_value,
-)  # fmt: skip
+)
+from store.wire import wire_job_run  # fmt: skip
 
 # ---------------------------------------------------------------------------- what goes in and out
 
@@ -181,27 +182,7 @@ class TimelineAnswer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 def job_run_body(job_run: JobRun, grant: Grant) -> dict[str, Any]:
     """The job run as this caller may see it; see JobRunBody."""
-    run = job_run.run
-    return {
-        "id": run.id,
-        "jobId": run.job_id,
-        "status": status_of(run.status),
-        "jobConfigJsonSnapshot": job_run.config,
-        "workflows": [
-            {
-                "id": planned.workflow_id,
-                "position": position,
-                "name": planned.name,
-                "taskIdentifier": planned.task_identifier,
-            }
-            for position, planned in enumerate(job_run.plan)
-        ],
-        "createdAt": wire_value(run.created_at),
-        "startedAt": wire_value(run.started_at),
-        "finishedAt": wire_value(run.finished_at),
-        "run": shown(run, grant),
-        "workflowRuns": [shown(step, grant) for step in job_run.steps if grant.reads(step)],
-    }
+    return wire_job_run(job_run, skip=grant.skip, reads=grant.reads)
 
 
 def workflow_runs_body(job_run: JobRun, grant: Grant) -> list[dict[str, Any]]:

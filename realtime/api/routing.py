@@ -30,6 +30,7 @@ from store.errors import StoreError
 from store.jobruns import JobRuns
 from store.model import Batch, Change, Run, RunQuery, wire_run
 from store.once import Key
+from store.webhooks import Webhooks
 
 T = TypeVar("T")
 
@@ -62,6 +63,9 @@ class Store(Protocol):
 
     @property
     def claims(self) -> Claims: ...
+
+    @property
+    def webhooks(self) -> Webhooks: ...
 
     async def execute(self, submission: Submission) -> list[Done | StoreError]: ...
 
