@@ -1,64 +1,19 @@
-"""The browser client's own tests, types and size, run by Node: the machine's, else the wheel's."""
+"""The browser client's own tests, types and size; and that the page uses what is published."""
 
-import fcntl
-import os
 import re
-import shutil
-import subprocess
-import sysconfig
-import tempfile
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parents[1]
-CLIENT: Final = ROOT / "clients" / "js"
-OLDEST: Final = 20
+from tests.node import CLIENT, MODULES, ROOT, install, run
 
-
-def node_folder() -> Path | None:
-    """Where a Node is that is new enough; None for the wheel's."""
-    found = shutil.which("node")
-    if found is None or shutil.which("npm") is None:
-        return None
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
-    major = re.match(r"v(\d+)", version.stdout)
-    return Path(found).parent if major and int(major[1]) >= OLDEST else None
-
-
-def environment() -> dict[str, str]:
-    folder = node_folder() or Path(sysconfig.get_path("scripts"))
-    return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "FORCE_COLOR": "0"}
-
-
-def run(*command: str) -> str:
-    """What the command prints; a failure shows it."""
-    done = subprocess.run(
-        command,
-        cwd=CLIENT,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, (
-        f"{' '.join(command)}\n{done.stdout[-20_000:]}{done.stderr[-5_000:]}"
-    )
-    return done.stdout
+DASH: Final = ROOT / "realtime" / "dash"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def packages() -> None:
-    """What `package-lock.json` names is installed, once for all who test at the same time."""
-    lock = CLIENT / "package-lock.json"
-    stamp = CLIENT / "node_modules" / ".installed"
-    with (Path(tempfile.gettempdir()) / f"runstream-npm-{os.getuid()}.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_bytes() != lock.read_bytes():
-            run("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
-            stamp.write_bytes(lock.read_bytes())
+    install()
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in CLIENT.glob("test/*.test.js")))
@@ -70,6 +25,35 @@ def test_the_browser_client_holds_its_own_tests(file: str) -> None:
     assert int(passed[1]) > 0, printed
 
 
-def test_the_browser_client_is_typed_throughout() -> None:
+@pytest.mark.parametrize("project", ["tsconfig.json", "tsconfig.dash.json"])
+def test_the_browser_client_and_the_dash_page_are_typed_throughout(project: str) -> None:
     """`tsc --checkJs --strict` finds nothing."""
-    run("node", "node_modules/typescript/bin/tsc", "--project", "tsconfig.json")
+    run("node", "node_modules/typescript/bin/tsc", "--project", project)
+
+
+def test_the_dash_page_loads_the_browser_client_as_it_is_published() -> None:
+    """`cp clients/js/src/*.js realtime/dash/client/` after each change of the client."""
+    assert contents(DASH / "client") == contents(CLIENT / "src")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.js")}
+
+
+def test_what_is_vendored_is_what_the_packages_hold() -> None:
+    vendored = [path for path in (DASH / "vendor").rglob("*") if path.is_file()]
+    assert len(vendored) > 10
+    for path in vendored:
+        name = path.relative_to(DASH / "vendor").as_posix()
+        if name == "README.md":
+            continue
+        origin = MODULES / name
+        if name.startswith("uplot/") and name != "uplot/LICENSE":
+            # Declarations are found beside their module, under its name.
+            origin = (
+                MODULES
+                / "uplot"
+                / "dist"
+                / name.removeprefix("uplot/").replace(".esm.d.ts", ".d.ts")
+            )
+        assert path.read_bytes() == origin.read_bytes(), name

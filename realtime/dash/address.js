@@ -46,6 +46,16 @@ export function addressOf({ view = "runs", id = "", tags = [], match = "all", ta
   return said ? `/?${said}` : "/";
 }
 
+/** @param {{id: string, taskIdentifier: string}} run Where it is shown best. @returns {Partial<Place>} */
+export function placeOfRun({ id, taskIdentifier }) {
+  return { view: isJob(taskIdentifier) ? "job" : "run", id };
+}
+
+/** A job run is a run whose task is the job. @param {string} taskIdentifier */
+export function isJob(taskIdentifier) {
+  return /^job_[0-9a-z]{26}$/.test(taskIdentifier);
+}
+
 /** Where an id leads, by how it begins. @param {string} id @returns {Partial<Place> | undefined} */
 export function placeOf(id) {
   const trimmed = id.trim();

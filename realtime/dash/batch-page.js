@@ -14,12 +14,14 @@ export class BatchPage {
   title = "Batch";
   /** @type {BatchValue} */
   value;
+  #dash;
   #id;
   #list;
   #leave;
 
   /** @param {Dash} dash @param {Place} place */
   constructor(dash, { id }) {
+    this.#dash = dash;
     this.#id = id;
     this.#list = new RunList("Runs of the batch", dash.go, dash.draw);
     const stream = dash.client.subscribeToBatch(id, {
@@ -45,6 +47,7 @@ export class BatchPage {
 
   close() {
     this.#leave();
+    this.#list.close();
   }
 
   /** @param {Place} place */
@@ -89,6 +92,6 @@ export class BatchPage {
         ${sealedAt ? nothing : html`<p class="muted">More runs may be added until it is sealed.</p>`}
       </section>
       <p class="summary">${counted(runs.length, "run")}</p>
-      ${this.#list.render(runs, now)}`;
+      ${this.#list.render(runs, now, { isCalm: this.#dash.isCalm })}`;
   }
 }

@@ -34,6 +34,9 @@ import { html, nothing, render } from "./vendor/lit-html/lit-html.js";
 const PAGES = { runs: RunsPage, run: RunPage, batch: BatchPage, job: JobPage, messages: MessagesPage };
 const THEMES = /** @type {Record<string, string>} */ ({ auto: "Theme: as the system", light: "Theme: light", dark: "Theme: dark" });
 
+/** Changes a second. */
+const CALM = 40;
+
 export class Dash {
   feed = new Feed();
   /** @type {Runstream} */
@@ -166,7 +169,7 @@ export class Dash {
   #pressed = (event) => {
     const target = /** @type {HTMLElement} */ (event.target);
     if (event.key !== "/" || event.ctrlKey || event.metaKey || target.closest("input, select, textarea")) return;
-    const input = /** @type {HTMLElement | null} */ (this.#root.querySelector("#text-filter, #jump"));
+    const input = /** @type {HTMLElement | null} */ (this.#root.querySelector("#text-filter") ?? this.#root.querySelector("#jump"));
     if (!input) return;
     event.preventDefault();
     input.focus();
@@ -217,14 +220,20 @@ export class Dash {
 
   // How it is drawn
 
-  /** Once a frame, however often it is asked for. */
+  /** Whether so little changes that each change can be followed. */
+  get isCalm() {
+    return (this.feed.rates.at(-1) ?? 0) < CALM;
+  }
+
+  /** Once a frame, however often it is asked for; where much changes, every second frame. */
   draw = () => {
     if (this.#isDrawing) return;
     this.#isDrawing = true;
-    requestAnimationFrame(() => {
+    const drawNow = () => {
       this.#isDrawing = false;
       this.#drawNow();
-    });
+    };
+    requestAnimationFrame(this.isCalm ? drawNow : () => requestAnimationFrame(drawNow));
   };
 
   #drawNow() {

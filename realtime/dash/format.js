@@ -33,8 +33,11 @@ export function clock(time) {
 
 /** Date and time, as this browser's owner writes them. @param {string | null | undefined} time */
 export function full(time) {
-  return time ? new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "";
+  return time ? FULL.format(new Date(time)) : "";
 }
+
+// Made once: to make one takes longer than all else in a row.
+const FULL = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
 /** @param {number} size */
 export function bytes(size) {

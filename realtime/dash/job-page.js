@@ -99,7 +99,7 @@ export class JobPage {
       <header class="page-head">
         <div>
           <p class="crumb"><a href="/">Runs</a> <span aria-hidden="true">›</span> Job run #${run.number}</p>
-          <h1>${this.#name || run.taskIdentifier} ${badge(run.status)}</h1>
+          <h1>${this.#name || "Job run"} ${badge(run.status)}</h1>
           <p class="ids"><code>${run.id}</code> <a href=${addressOf({ view: "run", id: run.id })}>as a run</a></p>
         </div>
         <div class="actions">

@@ -54,21 +54,12 @@ export class Plot {
     return {
       width: place.clientWidth,
       height: place.clientHeight,
-      padding: [6, 2, 0, 0],
+      padding: [8, 2, 6, 0],
       legend: { show: false },
       cursor: { show: false },
       scales: { x: { time: false }, y: { range: (_plot, _low, high) => [0, Math.max(5, high * 1.15)] } },
       axes: [
-        {
-          stroke: muted,
-          size: 18,
-          gap: 2,
-          font: "11px system-ui, sans-serif",
-          grid: { show: false },
-          ticks: { show: false },
-          splits: () => [-120, -60, 0],
-          values: (_plot, splits) => splits.map((s) => (s ? `${s} s` : "now")),
-        },
+        { show: false },
         {
           stroke: muted,
           size: 34,

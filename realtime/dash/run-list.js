@@ -3,9 +3,9 @@
  * screenful costs. What is being read stays in place while others come in above it.
  */
 
-import { addressOf } from "./address.js";
+import { addressOf, placeOfRun } from "./address.js";
 import { ago, duration, full } from "./format.js";
-import { badge } from "./status.js";
+import { badge, taskOf } from "./status.js";
 import { bar, progressOf } from "./values.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
@@ -25,6 +25,16 @@ export class RunList {
   #active;
   /** @type {string | undefined} The first row in sight. */
   #anchor;
+  #moved = false;
+  #isCalm = true;
+  /** @type {Element | undefined} */
+  #watched;
+  #observer = new ResizeObserver(([entry]) => {
+    const height = entry?.contentRect.height;
+    if (!height || height === this.#height) return;
+    this.#height = height;
+    this.#draw();
+  });
   #label;
   #go;
   #draw;
@@ -44,8 +54,15 @@ export class RunList {
     return NARROW.matches ? 76 : 44;
   }
 
-  /** @param {Run[]} runs @param {number} now @param {unknown} [empty] What to say if there are none. */
-  render(runs, now, empty = "No runs.") {
+  /**
+   * @param {Run[]} runs
+   * @param {number} now
+   * @param {object} [how]
+   * @param {unknown} [how.empty] What to say if there are none.
+   * @param {boolean} [how.isCalm] Whether a change may be made to stand out: where all flash, none does.
+   */
+  render(runs, now, { empty = "No runs.", isCalm = true } = {}) {
+    this.#isCalm = isCalm;
     this.#runs = runs;
     const rowHeight = this.#rowHeight;
     this.#keepPlace(rowHeight);
@@ -90,17 +107,20 @@ export class RunList {
     if (space.style.height !== height) space.style.height = height;
     const offset = `translateY(${rows.dataset.offset}px)`;
     if (rows.style.transform !== offset) rows.style.transform = offset;
-    if (list.clientHeight && list.clientHeight !== this.#height) {
-      this.#height = list.clientHeight;
-      this.#draw();
+    // Asked for each frame, they would make the browser lay the page out each frame.
+    if (list !== this.#watched) {
+      this.#watched = list;
+      this.#observer.disconnect();
+      this.#observer.observe(list);
     }
-    if (list.scrollTop !== this.#top && this.#moved) {
-      list.scrollTop = this.#top;
-      this.#moved = false;
-    }
+    if (this.#moved) list.scrollTop = this.#top;
+    this.#moved = false;
   }
 
-  #moved = false;
+  /** It is shown no more. */
+  close() {
+    this.#observer.disconnect();
+  }
 
   /** @param {number} rowHeight */
   #keepPlace(rowHeight) {
@@ -123,15 +143,15 @@ export class RunList {
   /** @param {Run} run @param {number} index @param {number} now */
   #row(run, index, now) {
     const { part, text } = progressOf(run);
-    const isFresh = now - Date.parse(run.updatedAt) < FRESH_MS;
+    const isFresh = this.#isCalm && now - Date.parse(run.updatedAt) < FRESH_MS;
     const took = run.startedAt ? (run.isFinal ? run.durationMs : now - Date.parse(run.startedAt)) : NaN;
     const error = run.isFailed && run.error ? `${run.error.name}: ${run.error.message}` : text;
-    const address = addressOf({ view: "run", id: run.id });
-    return html`<div role="row" id="row-${run.id}" aria-rowindex=${index + 2} data-run=${run.id}
+    const address = addressOf(placeOfRun(run));
+    return html`<div role="row" id="row-${run.id}" aria-rowindex=${index + 2} data-run=${run.id} data-version=${run.version}
       class="row ${run.id === this.#active ? "active" : ""} ${isFresh ? `fresh${run.version % 2}` : ""}"
       @click=${this.#clicked}>
       <span role="gridcell" class="c-status">${badge(run.status)}</span>
-      <span role="gridcell" class="c-task"><a href=${address} tabindex="-1">${run.taskIdentifier}</a><span class="muted nr"> #${run.number}</span></span>
+      <span role="gridcell" class="c-task"><a href=${address} tabindex="-1">${taskOf(run)}</a><span class="muted nr"> #${run.number}</span></span>
       <span role="gridcell" class="c-progress" title=${error}>${
         part === undefined || run.isFinal ? nothing : bar(part, "Progress")
       }<span class="said ${run.isFailed ? "bad" : ""}">${error}</span></span>
@@ -154,8 +174,14 @@ export class RunList {
     const { run } = /** @type {HTMLElement} */ (event.currentTarget).dataset;
     // Links do what links do, and text can be selected.
     if (!run || /** @type {Element} */ (event.target).closest("a") || getSelection()?.toString()) return;
-    this.#go(addressOf({ view: "run", id: run }));
+    this.#open(run);
   };
+
+  /** @param {string} id */
+  #open(id) {
+    const run = this.#runs.find((one) => one.id === id);
+    if (run) this.#go(addressOf(placeOfRun(run)));
+  }
 
   /** @param {KeyboardEvent} event */
   #pressed = (event) => {
@@ -174,7 +200,7 @@ export class RunList {
       End: this.#runs.length - 1,
     };
     if (event.key === "Enter" && this.#active) {
-      this.#go(addressOf({ view: "run", id: this.#active }));
+      this.#open(this.#active);
     } else if (event.key in moves && this.#runs.length) {
       const to = Math.min(this.#runs.length - 1, Math.max(0, moves[event.key] ?? 0));
       this.#active = this.#runs[to]?.id;

@@ -1,9 +1,9 @@
 /** One run: how it stands, how it came there, what it was given and what it gave back. */
 
-import { addressOf } from "./address.js";
+import { addressOf, isJob } from "./address.js";
 import { bytes, clock, counted, duration, full } from "./format.js";
 import { History } from "./history.js";
-import { badge, lookOf } from "./status.js";
+import { badge, lookOf, taskOf } from "./status.js";
 import { bar, copy, json, metadataView, progressOf } from "./values.js";
 import { html, nothing, svg } from "./vendor/lit-html/lit-html.js";
 
@@ -50,7 +50,7 @@ export class RunPage {
 
   get title() {
     const { run } = this.value;
-    return run ? `${lookOf(run.status).label} · ${run.taskIdentifier}` : "Run";
+    return run ? `${lookOf(run.status).label} · ${taskOf(run)}` : "Run";
   }
 
   get status() {
@@ -130,16 +130,16 @@ export class RunPage {
       <header class="page-head">
         <div>
           <p class="crumb"><a href="/">Runs</a> <span aria-hidden="true">›</span> #${run.number}</p>
-          <h1>${run.taskIdentifier} ${badge(run.status)}</h1>
+          <h1>${taskOf(run)} ${badge(run.status)}</h1>
           <p class="ids"><code>${run.id}</code><button class="quiet" @click=${(/** @type {Event} */ event) => copy(event, run.id)}>Copy</button></p>
         </div>
         <div class="actions">
-          ${run.isFinal ? nothing : html`<button class="danger" ?hidden=${!this.#dash.mayWrite} @click=${() => this.#dash.ask(`Cancel ${run.taskIdentifier} #${run.number}?`, "It stops where it is, and stays canceled.", "Cancel the run", () => this.#dash.client.cancel(run.id))}>Cancel run</button>`}
+          ${run.isFinal ? nothing : html`<button class="danger" ?hidden=${!this.#dash.mayWrite} @click=${() => this.#dash.ask(`Cancel ${taskOf(run)} #${run.number}?`, "It stops where it is, and stays canceled.", "Cancel the run", () => this.#dash.client.cancel(run.id))}>Cancel run</button>`}
           <button ?hidden=${!this.#dash.mayWrite} @click=${() => this.#replay(run)}>Replay</button>
         </div>
       </header>
       ${part === undefined || run.isFinal ? nothing : html`<div class="now">${bar(part, "Progress")}${text ? html`<span class="said">${text}</span>` : nothing}</div>`}
-      ${run.error ? html`<section class="card error"><h2>Error</h2><p><strong>${run.error.name}</strong>: ${run.error.message}</p>${run.error.stack ? html`<details><summary>Stack</summary><pre tabindex="0" role="region" aria-label="Stack">${run.error.stack}</pre></details>` : nothing}</section>` : nothing}
+      ${run.error ? html`<section class="card error ${run.isFinal ? "" : "past"}"><h2>${run.isFinal ? "Error" : "Error of the last attempt"}</h2><p><strong>${run.error.name}</strong>: ${run.error.message}</p>${run.error.stack ? html`<details><summary>Stack</summary><pre tabindex="0" role="region" aria-label="Stack">${run.error.stack}</pre></details>` : nothing}</section>` : nothing}
       <div class="columns">
         <div>
           <section class="card"><h2>Timeline</h2>${this.#timeline(run, now)}</section>
@@ -212,7 +212,7 @@ export class RunPage {
       ["Batch", run.batchId ? link({ view: "batch", id: run.batchId }, run.batchId) : ""],
       ["Parent", run.parentRunId ? link({ view: run.workflowId ? "job" : "run", id: run.parentRunId }, run.parentRunId) : ""],
       ["Root", run.rootRunId && run.rootRunId !== run.parentRunId ? link({ view: "run", id: run.rootRunId }, run.rootRunId) : ""],
-      ["Job run", run.taskIdentifier.startsWith("job_") ? link({ view: "job", id: run.id }, "its steps") : ""],
+      ["Job run", isJob(run.taskIdentifier) ? link({ view: "job", id: run.id }, "its steps") : ""],
       ["Step", run.position === null ? "" : run.position + 1],
       ["May wait", run.ttl === null ? "" : duration(run.ttl * 1_000)],
       ["May execute", run.maxDuration === null ? "" : duration(run.maxDuration * 1_000)],

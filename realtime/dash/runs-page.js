@@ -60,6 +60,7 @@ export class RunsPage {
 
   close() {
     this.#leave();
+    this.#list.close();
     this.#plot.close();
   }
 
@@ -87,7 +88,7 @@ export class RunsPage {
           ${this.#statusButtons()}
         </div>
         <figure class="rate">
-          <figcaption><strong>${number(rate)}</strong> changes/s</figcaption>
+          <figcaption><strong>${number(rate)}</strong> changes/s <span class="span">last 2 minutes</span></figcaption>
           <div class="plot" role="img" aria-label="Changes a second over two minutes: ${rate} now, ${most} at most"></div>
         </figure>
       </section>
@@ -98,7 +99,7 @@ export class RunsPage {
         ${truncated ? html`<span class="muted">· the newest ${number(LIMIT)} are shown, and all that change</span>` : nothing}
         ${this.#isFiltered ? html`<button class="quiet" @click=${() => this.#filter({ tags: [], tasks: [], statuses: [], text: "" })}>Clear filters</button>` : nothing}
       </p>
-      ${this.#list.render(shown, now, this.#emptiness(status))}`;
+      ${this.#list.render(shown, now, { empty: this.#emptiness(status), isCalm: this.#dash.isCalm })}`;
   }
 
   /** @param {Element} root */

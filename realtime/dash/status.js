@@ -1,5 +1,6 @@
 /** What each status is called and looks like: a form, a colour and a word, never the colour alone. */
 
+import { isJob } from "./address.js";
 import { html, svg } from "./vendor/lit-html/lit-html.js";
 
 /** @import {RunStatus} from "./client/types.js" */
@@ -41,6 +42,11 @@ export const STATUSES = /** @type {RunStatus[]} */ (Object.keys(LOOKS));
 /** @param {RunStatus} status @returns {Look} */
 export function lookOf(status) {
   return LOOKS[status] ?? { label: status, tone: "idle", icon: RING };
+}
+
+/** @param {{taskIdentifier: string}} run What to call its task. */
+export function taskOf({ taskIdentifier }) {
+  return isJob(taskIdentifier) ? "Job run" : taskIdentifier;
 }
 
 /** @param {RunStatus} status */

@@ -1,0 +1,159 @@
+"""A browser to look at the page with, and what every page must hold to while it is looked at."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+import pytest
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request
+from playwright.async_api import async_playwright as start_playwright
+
+from tests.processes import API_KEY, Server
+
+CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS: Final = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+MISSING: Final = "no Chromium is installed: the pages are NOT tested (apt-get install chromium)"
+HERE: Final = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if CHROMIUM is None:
+        for item in items:
+            if HERE in item.path.parents and "browser" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.skip(reason=MISSING))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if CHROMIUM is None:
+        terminalreporter.write_sep("!", MISSING, red=True, bold=True)
+
+
+@pytest.fixture
+async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
+    """The machine's Chromium, as new: it shares nothing with any other test."""
+    assert CHROMIUM is not None
+    async with start_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        await browser.close()
+
+
+class Watched:
+    """A page that may log no error and ask no other origin for anything."""
+
+    def __init__(self, page: Page, origins: tuple[str, ...]) -> None:
+        self.page = page
+        self.allowed: list[str] = ["/artifacts)"]
+        """Parts of errors that are meant: a server that is down is one."""
+        self._origins = origins
+        self._errors: list[str] = []
+        self._foreign: list[str] = []
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self._errors.append(str(error)))
+        page.on("request", self._request)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self._errors.append(f"{message.text} ({message.location['url']})")
+
+    def _request(self, request: Request) -> None:
+        if not request.url.startswith((*self._origins, "data:", "blob:")):
+            self._foreign.append(request.url)
+
+    def check(self) -> None:
+        meant = [e for e in self._errors if not any(part in e for part in self.allowed)]
+        assert meant == []
+        assert self._foreign == []
+
+
+OpenPage = Callable[..., Awaitable[Watched]]
+
+
+@pytest.fixture
+async def open_page(browser: Browser) -> AsyncIterator[OpenPage]:
+    """Opens pages, each in a window of its own, and looks at the end what they have logged."""
+    opened: list[tuple[Watched, BrowserContext]] = []
+
+    async def open_one(url: str, path: str = "/", **options: Any) -> Watched:
+        options.setdefault("viewport", {"width": 1280, "height": 800})
+        prepare = options.pop("prepare", None)
+        context = await browser.new_context(**options)
+        context.set_default_timeout(15_000)
+        watched = Watched(await context.new_page(), (url, url.replace("http", "ws", 1)))
+        opened.append((watched, context))
+        if prepare is not None:
+            await prepare(watched.page)
+        await watched.page.goto(url + path)
+        return watched
+
+    yield open_one
+    for watched, context in opened:
+        await context.close()
+        watched.check()
+
+
+class Api:
+    """The HTTP API, as the jobs of a test use it."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self.client = httpx2.AsyncClient(base_url=url, headers=headers, timeout=30)
+
+    async def post(self, path: str, body: Any = None) -> Any:
+        answer = await self.client.post(path, json=body if body is not None else {})
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    async def get(self, path: str) -> Any:
+        answer = await self.client.get(path)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    async def a_run(self, task: str = "send-invoice", **fields: Any) -> Any:
+        return await self.post("/v1/runs", {"taskIdentifier": task, **fields})
+
+    async def update(self, run: Any, **fields: Any) -> Any:
+        answer = await self.client.patch(f"/v1/runs/{run['id']}", json=fields)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    async def bulk(self, commands: list[Any]) -> Any:
+        return (await self.post("/v1/runs/bulk", {"commands": commands}))["results"]
+
+
+@pytest.fixture
+def open_server(start_server: Callable[..., Server], sqlite_url: str) -> Server:
+    """A server without keys, which anybody on this machine may use."""
+    return start_server(sqlite_url, api_key=None)
+
+
+@pytest.fixture
+async def api(open_server: Server) -> AsyncIterator[Api]:
+    api = Api(open_server.url, None)
+    yield api
+    await api.client.aclose()
+
+
+@pytest.fixture
+def keyed_server(start_server: Callable[..., Server], sqlite_url: str) -> Server:
+    return start_server(sqlite_url)
+
+
+@pytest.fixture
+async def keyed_api(keyed_server: Server) -> AsyncIterator[Api]:
+    api = Api(keyed_server.url, API_KEY)
+    yield api
+    await api.client.aclose()

@@ -1,0 +1,185 @@
+"""What a person sees: every view, in the light and in the dark, wide and narrow.
+
+With RUNSTREAM_PICTURES set to a folder the pictures are kept there: those in `docs/images` were
+made so.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.browser.conftest import Api, OpenPage
+from tests.node import MODULES, install
+from tests.processes import Server
+
+SIZES: Final = {"wide": (1280, 800), "narrow": (390, 844)}
+VIEWS: Final = ("runs", "run", "failed", "batch", "job", "messages")
+TASKS: Final = ("send-invoice", "resize-images", "index-search", "nightly-report", "sync-crm")
+TAGS: Final = ("user:7", "user:12", "org:acme", "nightly", "eu-west", "priority:high")
+SAID: Final = ("packing boxes", "reading pages", "writing chunk 12 of 40", "uploading")
+
+
+@pytest.fixture
+async def places(open_server: Server, api: Api) -> dict[str, str]:
+    """A server on which something goes on, and where each view of it is."""
+    chance = random.Random(7)
+    runs = []
+    for n in range(60):
+        tags = chance.sample(TAGS, chance.randint(0, 3))
+        payload = {"orderId": 4200 + n, "note": "naïve ☃"}
+        runs.append(await api.a_run(chance.choice(TASKS), payload=payload, tags=tags))
+    for n, run in enumerate(runs[:52]):
+        await api.update(run, status="EXECUTING")
+        if n % 11 == 10:
+            error = {"name": "ValueError", "message": f"there is no order {4200 + n}"}
+            await api.update(run, status="FAILED", error=error)
+        elif n % 17 == 16:
+            await api.update(run, status="CANCELED")
+        elif n % 3 or n < 30:
+            await api.update(run, status="COMPLETED", output={"total": 99.5})
+        else:
+            metadata = {"progress": round(chance.random(), 2), "message": chance.choice(SAID)}
+            await api.update(run, metadata=metadata)
+    failed = next(run for n, run in enumerate(runs) if n % 11 == 10)
+    return {
+        "runs": "/",
+        "run": f"/?run={await a_long_run(api)}",
+        "failed": f"/?run={failed['id']}",
+        "batch": f"/?batch={await a_batch(api)}",
+        "job": f"/?job={await a_job_run(api)}",
+        "messages": "/?messages",
+    }
+
+
+async def a_long_run(api: Api) -> str:
+    run = await api.a_run(
+        "transcribe-audio", payload={"file": "talk.mp3", "language": "en"}, tags=["user:7"]
+    )
+    await api.update(run, status="EXECUTING")
+    error = {"name": "TimeoutError", "message": "the model did not answer in 30 s"}
+    await api.update(run, status="REATTEMPTING", error=error)
+    await api.update(run, status="EXECUTING")
+    transcript = (
+        "Good morning, and welcome to the second day.\n"
+        "Today we look at how to push state to people who wait for it,\n"
+        "instead of making them ask again and again."
+    )
+    metadata = {
+        "progress": 0.62,
+        "message": "minute 31 of 50",
+        "model": "large-v3",
+        "words": 8120,
+        "chunks": {"progress": {"completed": 3, "total": 5}},
+        "transcript": transcript,
+    }
+    await api.update(run, metadata=metadata)
+    for n in range(3):
+        child = await api.a_run("transcribe-chunk", parentRunId=run["id"], payload={"chunk": n})
+        if n < 2:
+            await api.update(child, status="EXECUTING", metadata={"progress": 0.4})
+        if n == 0:
+            await api.update(child, status="COMPLETED", output="…")
+    return str(run["id"])
+
+
+async def a_batch(api: Api) -> str:
+    items = [{"taskIdentifier": "resize-images", "payload": {"n": n}} for n in range(40)]
+    made = await api.post("/v1/batches", {"items": items})
+    for n, run in enumerate(made["runs"][:30]):
+        await api.update(run, status="EXECUTING")
+        if n < 22:
+            await api.update(run, status="COMPLETED")
+        elif n < 25:
+            error = {"name": "IOError", "message": "the disk is full"}
+            await api.update(run, status="FAILED", error=error)
+        else:
+            await api.update(run, metadata={"progress": n / 40})
+    return str(made["batch"]["id"])
+
+
+async def a_job_run(api: Api) -> str:
+    order = []
+    for name in ("extract", "transform", "load"):
+        workflow = {"name": name, "taskIdentifier": name}
+        order.append((await api.post("/v1/workflows", workflow))["id"])
+    job = {"name": "Nightly import", "config": {"workflowExecutionOrder": order}}
+    job_id = (await api.post("/v1/jobs", job))["id"]
+    made = await api.post("/v1/job-runs", {"jobId": job_id, "tags": ["nightly"]})
+    await api.update(made["workflowRuns"][0], status="EXECUTING")
+    await api.update(made["workflowRuns"][0], status="COMPLETED")
+    second = (await api.get(f"/v1/job-runs/{made['id']}"))["workflowRuns"][1]
+    metadata = {"progress": 0.35, "message": "table 7 of 20"}
+    await api.update(second, status="EXECUTING", metadata=metadata)
+    return str(made["id"])
+
+
+async def is_there(page: Page, view: str) -> None:
+    await expect(page.locator("details.link summary")).to_contain_text("Live", timeout=15_000)
+    there = {
+        "runs": ".list-rows .row",
+        "run": ".children li",
+        "failed": ".timeline li",
+        "batch": ".list-rows .row",
+        "job": ".steps li",
+        "messages": ".wire li",
+    }
+    await expect(page.locator(there[view]).first).to_be_visible()
+    if view == "job":
+        await expect(page.locator("h1")).to_contain_text("Nightly import")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_view_can_be_read_by_everybody(
+    open_server: Server, places: dict[str, str], open_page: OpenPage, tmp_path: Path, scheme: str
+) -> None:
+    """axe-core finds nothing serious: names, roles, order, contrast."""
+    install()
+    axe = (MODULES / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    pictures = Path(os.environ.get("RUNSTREAM_PICTURES", tmp_path))
+    pictures.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {}
+    for size, (width, height) in SIZES.items():
+        for view in VIEWS:
+            viewport = {"width": width, "height": height}
+            watched = await open_page(
+                open_server.url, places[view], viewport=viewport, color_scheme=scheme
+            )
+            page = watched.page
+            await is_there(page, view)
+            picture = pictures / f"{view}-{size}-{scheme}.png"
+            await page.screenshot(path=picture)
+            assert picture.stat().st_size > 10_000
+            overflow = "document.documentElement.scrollWidth - innerWidth"
+            assert await page.evaluate(overflow) <= 0, f"{view} {size} is wider than its window"
+            await page.evaluate(axe)
+            violations = await page.evaluate(
+                """async () => (await axe.run()).violations
+                    .filter(({ impact }) => impact === "serious" || impact === "critical")
+                    .map(({ id, nodes }) => [id, nodes.slice(0, 3).map(
+                        ({ html, failureSummary }) => `${html} ${failureSummary}`)])"""
+            )
+            if violations:
+                found[f"{view} {size}"] = violations
+            await page.close()
+    assert found == {}
+
+
+async def test_whoever_signs_in_can_read_it(
+    keyed_server: Server, open_page: OpenPage, tmp_path: Path
+) -> None:
+    install()
+    watched = await open_page(keyed_server.url)
+    watched.allowed = ["status of 401"]
+    page = watched.page
+    await expect(page.get_by_label("Key or token")).to_be_visible()
+    pictures = Path(os.environ.get("RUNSTREAM_PICTURES", tmp_path))
+    await page.screenshot(path=pictures / "sign-in-wide-light.png")
+    await page.evaluate((MODULES / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
+    violations = "axe.run().then(({ violations }) => violations.map(({ id }) => id))"
+    assert await page.evaluate(violations) == []
