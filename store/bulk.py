@@ -6,11 +6,12 @@ than all that is done with them. PostgreSQL is handed one array a column.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 
 from store.tables import JsonText, UtcTime
@@ -48,6 +49,19 @@ def update(
     """Updates one row of the table for each given row; the first name is the key's."""
     if rows:
         _execute(connection, _update(connection.dialect.name, table, names), rows)
+
+
+def among(
+    connection: Connection, column: sa.Column[Any], values: Iterable[str]
+) -> sa.ColumnElement[bool]:
+    """Whether the column holds one of the values: one statement for any number of them.
+
+    PostgreSQL plans each text of a statement anew, and `IN` has another for each count.
+    """
+    if connection.dialect.name == "postgresql":
+        array = sa.bindparam(None, sorted(values), type_=postgresql.ARRAY(sa.Text))
+        return column == sa.any_(array)
+    return column.in_(sorted(values))
 
 
 def _execute(connection: Connection, statement: _Statement, rows: Sequence[Sequence[Any]]) -> None:

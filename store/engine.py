@@ -32,6 +32,9 @@ READERS = 4
 BUSY_MS = 10_000
 """How long a SQLite writer waits for the writer of another process."""
 
+LOCK_WAIT = "5s"
+"""How long PostgreSQL waits for a lock: the group that did not get it is then run one by one."""
+
 ANSWER_S = 30.0
 """How long PostgreSQL may take for one statement; a network that swallows everything looks so."""
 
@@ -253,8 +256,7 @@ class Postgres:
 
     def __init__(self, url: URL) -> None:
         self.url = url
-        # A group's locks are waited for, but not for ever: the group is then run one by one.
-        self._write_engine = _postgres_engine(url, 4, lock_timeout="5s")
+        self._write_engine = _postgres_engine(url, 4, lock_timeout=LOCK_WAIT)
         self._read_engine = _postgres_engine(url, READERS * 2).execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )

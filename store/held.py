@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from store import jobrows
+from store.bulk import among
 from store.commands import (
     ClaimRun,
     Command,
@@ -152,7 +153,7 @@ class Held:
             runs.c.depth,
             runs.c.workflow_id,
             runs.c.job_id,
-        ).where(runs.c.id.in_(sorted(ids)))
+        ).where(among(self._connection, runs.c.id, ids))
         for row in self._connection.execute(kin):
             self.kin[row.id] = Kin(*row[1:])
         # Runs that this group means to make may be named by what comes after.
@@ -375,7 +376,8 @@ class Held:
             ids.update(steps)
         if not ids:
             return
-        locked = sa.select(*WHOLE).where(runs.c.id.in_(sorted(ids))).order_by(runs.c.id)
+        named = among(self._connection, runs.c.id, ids)
+        locked = sa.select(*WHOLE).where(named).order_by(runs.c.id)
         if self._postgres:
             locked = locked.with_for_update()
         for row in self._connection.execute(locked):

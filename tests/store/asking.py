@@ -98,7 +98,9 @@ async def read_all(
 
 async def rows(store: RunStore, table: sa.Table) -> list[sa.Row[Any]]:
     """All there is in a table."""
-    return await store.database.read(lambda c: list(c.execute(sa.select(table)).all()))
+    # The log has no place of its own on PostgreSQL.
+    columns = [c for c in table.c if c.name != "seq" or store.database.dialect == "sqlite"]
+    return await store.database.read(lambda c: list(c.execute(sa.select(*columns)).all()))
 
 
 async def sql(store: RunStore, text: str, **values: Any) -> Sequence[sa.Row[Any]]:
@@ -111,18 +113,15 @@ async def sql(store: RunStore, text: str, **values: Any) -> Sequence[sa.Row[Any]
     return await store.database.write(work)
 
 
-async def until(
-    condition: Callable[[], Awaitable[T]] | Callable[[], T], *, within_s: float = 20.0
-) -> T:
-    """What the condition gives, once that is true."""
+async def until(condition: Callable[[], Any], *, within_s: float = 20.0) -> Any:
+    """What the condition gives, once that is true; it may be awaited."""
     deadline = time.monotonic() + within_s
     while True:
-        value: Any = condition()
+        value = condition()
         if isinstance(value, Awaitable):
             value = await value
         if value:
-            found: T = value
-            return found
+            return value
         assert time.monotonic() < deadline, "it never came true"
         await asyncio.sleep(0.01)
 
