@@ -282,7 +282,13 @@ class Workers:
         process = self._context.Process(
             target=_work, args=(self._settings, theirs), name="realtime worker"
         )
-        process.start()
+        # Ctrl-C reaches the whole family, and the parent decides what it means. A worker is born
+        # with it held back, or one that is just starting would die of it with a traceback.
+        held_back = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
         theirs.close()
         self._workers[process] = ours
 
@@ -332,7 +338,6 @@ class Workers:
 
 def _work(settings: Settings, parent: connection.Connection) -> None:
     """One worker's life."""
-    # Ctrl-C reaches the whole family; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_up_logging(settings)
 
