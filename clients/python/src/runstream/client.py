@@ -69,7 +69,7 @@ class Runstream(Subscribing):
         else:
             credentials = Credentials(api_key if token is None else token, None)
         self.http: Final = Http(url, credentials, timeout_s=timeout_s, ssl_context=ssl_context)
-        self._listeners: list[Callable[[State], None]] = [] if on_state is None else [on_state]
+        self._callbacks: list[Callable[[State], None]] = [] if on_state is None else [on_state]
         self._closed = False
         self.runs = Runs(self.http)
         self.batches = Batches(self.http)
@@ -129,16 +129,16 @@ class Runstream(Subscribing):
         """What has happened so far: reconnects, resumes, repeats dropped, resets …"""
         return self._connection.session.stats
 
-    def on_state(self, listener: Callable[[State], None]) -> Callable[[], None]:
+    def on_state(self, callback: Callable[[State], None]) -> Callable[[], None]:
         """Calls the function with each new state, and when the server turns stale or fresh.
 
         Returns a function that stops it.
         """
-        self._listeners.append(listener)
+        self._callbacks.append(callback)
 
         def stop() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
 
         return stop
 
@@ -168,11 +168,11 @@ class Runstream(Subscribing):
             stop()
 
     def _tell(self, state: State) -> None:
-        for listener in tuple(self._listeners):
+        for callback in tuple(self._callbacks):
             try:
-                listener(state)
+                callback(state)
             except Exception:
-                log.exception("a listener to the client's state failed")
+                log.exception("a callback to the client's state failed")
 
     # Making runs
 

@@ -66,7 +66,7 @@ class NewRun(Generic[PayloadT, OutputT]):
         return given(
             taskIdentifier=name_of(self.task),
             payload=self.payload,
-            tags=None if self.tags is None else list(self.tags),
+            tags=strings(self.tags),
             metadata=self.metadata,
             idempotencyKey=self.idempotency_key,
             delayUntil=aware(self.delay_until),
@@ -107,8 +107,8 @@ class RunUpdate:
         body = given(
             status=self.status,
             metadata=self.metadata,
-            addTags=None if self.add_tags is None else list(self.add_tags),
-            removeTags=None if self.remove_tags is None else list(self.remove_tags),
+            addTags=strings(self.add_tags),
+            removeTags=strings(self.remove_tags),
             costInCents=self.cost_in_cents,
             baseCostInCents=self.base_cost_in_cents,
             delayUntil=aware(self.delay_until),
@@ -132,6 +132,13 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
 def given(**fields: Any) -> dict[str, Any]:
     """The fields that are not None."""
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def strings(several: Sequence[str] | None) -> list[str] | None:
+    """A list of strings; one string is one of them, and not its letters."""
+    if several is None:
+        return None
+    return [several] if isinstance(several, str) else [*several]
 
 
 def aware(at: datetime | None) -> datetime | None:

@@ -218,7 +218,10 @@ class Connection:
             self._perform(self.session.break_off(error))
         finally:
             if self._at_rest is at_rest:
+                # Cancelled from outside: the loop is being stopped, and nobody closes.
                 self._group = self._at_rest = None
+                if self._socket is not None:
+                    self._socket.transport.abort()
             if self.session.state in AT_REST:
                 self._stop_timer()
 

@@ -175,6 +175,8 @@ class Session:
         self._free_ids: list[int] = []
         self._last_id = 0
         self._unsubscribed: set[int] = set()
+        # Those that are to be asked for again at their `retry_at`.
+        self._retrying: dict[Stream, None] = {}
 
         self._failures = 0
         self._refused_tokens: list[str] = []
@@ -236,6 +238,7 @@ class Session:
         self._next_try_at = None
         streams = tuple(self.streams)
         self.streams.clear()
+        self._retrying.clear()
         for stream in streams:
             stream.cut("closed")
         if streams:
@@ -296,7 +299,7 @@ class Session:
         joins = [
             self._join(stream)
             for stream in self.streams
-            if stream.state is StreamState.IDLE and stream.retry_at is None
+            if stream.state is StreamState.IDLE and stream not in self._retrying
         ]
         effects = self._turn(State.GREETING)
         return [*effects, self._send(*joins)] if joins else effects
@@ -397,7 +400,7 @@ class Session:
         if self.state in (State.OPEN, State.DRAINING):
             times.append(self._silent_at())
         if self.state in CONNECTED:
-            times += [stream.retry_at for stream in self.streams if stream.retry_at is not None]
+            times += [stream.retry_at or 0.0 for stream in self._retrying]
         return min(times, default=None)
 
     def tick(self, now: float) -> list[Effect]:
@@ -436,7 +439,9 @@ class Session:
         return effects + self._retries(now)
 
     def _retries(self, now: float) -> list[Effect]:
-        joins = [self._join(stream) for stream in self.streams if _due(stream.retry_at, now)]
+        joins = [
+            self._join(stream) for stream in tuple(self._retrying) if _due(stream.retry_at, now)
+        ]
         return [self._send(*joins)] if joins else []
 
     def _silent_at(self) -> float:
@@ -547,6 +552,7 @@ class Session:
         busy = message.code == "too_many_requests" and stream.was_live
         if message.code == "unavailable" or (busy and stream.refusals < self._timing.busy_retries):
             stream.later(now + self._backoff(stream.refusals, busy=True))
+            self._retrying[stream] = None
             return []
         stream.refused(refusal(message.code, message.message))
         return self._dropped(stream, now)
@@ -649,6 +655,7 @@ class Session:
         self._next_try_at = None
         streams = tuple(self.streams)
         self.streams.clear()
+        self._retrying.clear()
         for stream in streams:
             stream.fail(error)
         return [Wake(streams)] if streams else []
@@ -681,6 +688,7 @@ class Session:
             self._last_id += 1
             stream_id = self._last_id
         self._by_id[stream_id] = stream
+        self._retrying.pop(stream, None)
         return stream.joining(stream_id)
 
     def _forget_id(self, stream_id: int) -> None:
@@ -700,6 +708,7 @@ class Session:
 
     def _dropped(self, stream: Stream, now: float) -> list[Effect]:
         self.streams.pop(stream, None)
+        self._retrying.pop(stream, None)
         if self.streams:
             return []
         match self.state:

@@ -28,13 +28,12 @@ TAIL_INTERVAL_S: Final = 0.5
 # A child of the program that lives on may hold its output open: for ever, if it is a server.
 OUTPUT_GRACE_S: Final = 1.0
 # Ended by one of these, whoever sent it, a program was stopped and did not fail.
-STOPS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-
-
-@click.command(
-    "exec",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+STOPS: Final = frozenset(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+
+
+@click.command("exec", context_settings={"allow_interspersed_args": False})
 @click.option("--task", help="What it is a run of; the program's name, if not said.")
 @click.option("--tag", "tags", multiple=True, help="A label; may be repeated.")
 @click.option("--grace", "grace_s", type=float, default=10.0, show_default=True,
@@ -62,6 +61,8 @@ def exec_command(
     Ends with what the program ends with; with 128 + n, if signal n ended it. If the server
     is away, the program runs all the same.
     """
+    if sys.platform == "win32":
+        raise click.ClickException("exec needs process groups and signals, which Windows has not.")
     client = server.client()
     program = Program(client, command, task, tags, grace_s, show_progress=verbose)
 
@@ -105,10 +106,19 @@ class Program:
         reporter = Reporter(self._client.http, *self._new)
         # The program does not wait for the server.
         await reporter.start(0)
+        with Signals(self._signalled):
+            try:
+                code = await self._execute(reporter)
+            except OSError as error:
+                return await self._cannot_start(reporter, error)
+        await reporter.finish(self._outcome(code), FLUSH_S)
+        return 128 - code if code < 0 else code
+
+    async def _execute(self, reporter: Reporter) -> int:
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         try:
-            process = await asyncio.create_subprocess_exec(
+            self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 # In a group of its own it could not read from the terminal anyway.
                 stdin=asyncio.subprocess.DEVNULL if _is_terminal(sys.stdin) else None,
@@ -117,18 +127,16 @@ class Program:
                 # So that a Ctrl-C reaches it once, through us, and all its children.
                 start_new_session=True,
             )
-        except OSError as error:
+        except OSError:
             os.close(out_read)
             os.close(err_read)
-            return await self._cannot_start(reporter, error)
+            raise
         finally:
             os.close(out_write)
             os.close(err_write)
-        self._process = process
-        with Signals(self._signalled):
-            code = await self._follow(process, reporter, out_read, err_read)
-        await reporter.finish(self._outcome(code), FLUSH_S)
-        return 128 - code if code < 0 else code
+        if self._was_stopped:
+            self._send(signal.SIGTERM)  # The signal came before there was a program.
+        return await self._follow(self._process, reporter, out_read, err_read)
 
     async def _follow(
         self,

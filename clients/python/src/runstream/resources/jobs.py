@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from runstream.commands import given, name_of
+from runstream.commands import given, name_of, strings
 from runstream.http import Http, part
 from runstream.models import AnyRun, AnyTask, Job, JobRun, JobRunStatus, PlannedRun, Workflow
 from runstream.resources.paging import Listing, Page
@@ -178,7 +178,7 @@ class JobRuns:
         body = given(
             jobId=job_id,
             payload=payload,
-            tags=None if tags is None else [*tags],
+            tags=strings(tags),
             idempotencyKey=idempotency_key,
             metadata=metadata,
         )

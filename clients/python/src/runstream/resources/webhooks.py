@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from runstream.commands import UNSET, given
+from runstream.commands import UNSET, given, strings
 from runstream.http import Http, part
 from runstream.models import Delivery, Webhook
 from runstream.resources.paging import Listing, Page
@@ -42,8 +42,8 @@ class Webhooks:
         body = given(
             url=url,
             events=[*events],
-            tags=None if tags is None else [*tags],
-            tasks=None if tasks is None else [*tasks],
+            tags=strings(tags),
+            tasks=strings(tasks),
         )
         return await self._http.call(
             Webhook, "POST", "/v1/webhooks", body=body, command_key=command_key
@@ -74,7 +74,7 @@ class Webhooks:
         command_key: str | None = None,
     ) -> Webhook:
         """The webhook after a change; what is left out stays, None takes a filter away."""
-        body = given(url=url, events=None if events is None else [*events])
+        body = given(url=url, events=strings(events))
         for name, value in (("tags", tags), ("tasks", tasks)):
             if value is not UNSET:
                 body[name] = value
