@@ -14,6 +14,10 @@ export class Plot {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", this.#rebuild);
   }
 
+  get isDrawn() {
+    return this.#plot !== undefined;
+  }
+
   /** Draws into this place, as wide as it is. @param {HTMLElement} place @param {number[]} rates */
   draw(place, rates) {
     if (place !== this.#place) {

@@ -105,6 +105,7 @@ export class RunsPage {
   /** @param {Element} root */
   rendered(root) {
     this.#list.rendered(root);
+    if (!this.#plot.isDrawn) this.ticked(root);
     this.#speak();
   }
 
