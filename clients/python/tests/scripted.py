@@ -172,6 +172,8 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.refuse: Answer | None = None
         """Answers the next attempts to open a WebSocket with this, while it is set."""
+        self.refuse_next: Answer | None = None
+        """Answers one attempt with this."""
         self.asked: list[Asked] = []
         self.dials = 0
         self._responses: dict[tuple[str, str], Respond] = {}
@@ -268,10 +270,11 @@ class ScriptedServer:
         headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
         if headers.get("upgrade", "").lower() == "websocket":
             self.dials += 1
-            if self.refuse is None:
+            refusal, self.refuse_next = self.refuse_next or self.refuse, None
+            if refusal is None:
                 await self._upgrade(head, reader, writer)
-                return False
-            await _write(writer, self.refuse)
+            else:
+                await _write(writer, refusal)
             return False
         if headers.get("transfer-encoding") == "chunked":
             content = await _chunks(reader)

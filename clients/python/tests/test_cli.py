@@ -25,7 +25,8 @@ from clients.python.tests.builders import (
 )
 from clients.python.tests.scripted import PATIENCE_S, Answer, Asked, ScriptedServer, problem
 from runstream.cli.board import Board
-from runstream.models import Batch, whole
+from runstream.merging import whole
+from runstream.models import Batch
 
 
 class Command:

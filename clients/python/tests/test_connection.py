@@ -410,10 +410,8 @@ async def test_a_refused_token_is_replaced_and_the_stream_goes_on(
         elif how == "end":
             await socket.send(the_end("token_expired"))
         else:
-            server.refuse = problem(401, "unauthorized")
+            server.refuse_next = problem(401, "unauthorized")
             socket.cut()
-            await until(lambda: tokens.asked == 2)
-            server.refuse = None
         again = await server.welcomed()
         assert again.token == "second"
         await again.expect("subscribeToRun", cursor="c1")

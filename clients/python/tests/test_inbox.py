@@ -7,7 +7,8 @@ from typing import Any
 from clients.python.tests.builders import a_run
 from runstream.changes import BatchProgress, Changed, Entered, Left, Reset
 from runstream.inbox import Inbox, Mark
-from runstream.models import AnyRun, Batch, whole
+from runstream.merging import whole
+from runstream.models import AnyRun, Batch
 
 
 def an_inbox(*, conflating: bool = False, max_changes: int = 4, max_bytes: int = 1000) -> Inbox:

@@ -12,7 +12,7 @@ import pytest
 
 from clients.python.tests.builders import a_run
 from runstream import DecodeError, RunStatus, Task, values
-from runstream.models import merged, whole
+from runstream.merging import merged, whole
 
 
 @dataclass

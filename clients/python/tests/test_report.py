@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from clients.python.tests.builders import a_run
 from clients.python.tests.scripted import Answer, Asked, ScriptedServer, problem, until
-from runstream import Operation, Runstream, Task, current_run, http, report
-from runstream.models import whole
+from runstream import Operation, Runstream, Task, current_run, http, reporter
+from runstream.merging import whole
 from runstream.outbox import Outbox
 
 RUN = "/v1/runs/run_1"
@@ -88,7 +88,7 @@ def apply(metadata: dict[str, Any], operations: list[Operation]) -> None:
 
 @pytest.fixture
 def truth(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Truth:
-    monkeypatch.setattr(report, "MIN_INTERVAL_S", 0.01)
+    monkeypatch.setattr(reporter, "MIN_INTERVAL_S", 0.01)
     monkeypatch.setattr(http, "BASE_DELAY_S", 0.001)
     return Truth(server)
 

@@ -18,19 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from clients.python.tests.builders import a_run, some_fields
 from runstream import protocol
 from runstream.changes import Changed, Entered, Left, Reset
+from runstream.effects import AskToken, Dial, DialFailed, Effect, Fetch, Hangup, Send, State
 from runstream.inbox import Inbox, Mark
-from runstream.models import whole
-from runstream.session import (
-    AskToken,
-    Dial,
-    DialFailed,
-    Effect,
-    Fetch,
-    Hangup,
-    Send,
-    Session,
-    State,
-)
+from runstream.merging import whole
+from runstream.session import Session
 from runstream.stream import Stream, StreamState
 
 RUNS = ["run_a", "run_b", "run_c"]

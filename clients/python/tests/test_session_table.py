@@ -7,6 +7,7 @@ is written as the table writes it. A cell that is missing, or says something els
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,20 +18,15 @@ import pytest
 from clients.python.tests import builders
 from clients.python.tests.builders import a_run, a_snapshot, live, the_end
 from runstream import protocol
+from runstream.effects import DialFailed, Effect, Send, State, Tell, Wake
 from runstream.errors import RunstreamError, Unauthorized
 from runstream.inbox import Inbox, Mark
-from runstream.models import AnyRun, whole
-from runstream.session import (
-    DialFailed,
-    Effect,
-    Send,
-    Session,
-    State,
-    Tell,
-    Timing,
-    Wake,
-)
-from runstream.stream import Stats, Stream, StreamState
+from runstream.merging import whole
+from runstream.models import AnyRun
+from runstream.session import Session
+from runstream.stats import Stats
+from runstream.stream import Stream, StreamState
+from runstream.timing import Timing
 
 PAGE = Path(__file__).parents[3] / "docs" / "client-session.md"
 NOW = 1000.0
@@ -136,7 +132,7 @@ def at(deadline: str) -> Event:
     """That a time has come; where it is not waited for, nothing is due."""
 
     def happens(case: Case) -> list[Effect]:
-        when = getattr(case.session, deadline)
+        when = operator.attrgetter(deadline)(case.session)
         return case.session.tick(NOW if when is None else when)
 
     return happens
@@ -145,7 +141,7 @@ def at(deadline: str) -> Event:
 def token_ends_soon(case: Case) -> list[Effect]:
     if case.session.state in OPEN:
         case.says({"type": "authenticated", "expiresAt": EXPIRES})
-    return at("_refresh_at")(case)
+    return at("_token.refresh_at")(case)
 
 
 def asked_early(then: Event) -> Event:

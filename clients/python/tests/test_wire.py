@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from runstream import protocol
 from runstream.errors import ProtocolError
-from runstream.models import FIELD_NAMES, AnyRun, merged, whole
+from runstream.merging import FIELD_NAMES, merged, whole
+from runstream.models import AnyRun
 
 WIRE = Path(__file__).parents[3] / "tests" / "wire"
 

@@ -8,6 +8,7 @@ async with Runstream("http://localhost:8080", api_key="…") as client:
 from runstream.changes import BatchProgress, Change, Changed, Entered, Left, Live, Reset
 from runstream.client import Runstream
 from runstream.commands import NewRun, Operation, RunUpdate
+from runstream.effects import State
 from runstream.errors import (
     BadRequest,
     ClientClosed,
@@ -28,27 +29,23 @@ from runstream.errors import (
     Unavailable,
     Unprocessable,
 )
-from runstream.models import (
+from runstream.models import Batch, Run, RunError, RunStatus, Task
+from runstream.report import Report, ReportedRun, current_run
+from runstream.resources import Created, Listing, MadeBatch, Page
+from runstream.resources.models import (
     Artifact,
-    Batch,
     Delivery,
     HistoryEntry,
     Job,
     JobRun,
     PlannedRun,
-    Run,
-    RunError,
-    RunStatus,
-    Task,
     Token,
     Webhook,
     Workflow,
 )
-from runstream.report import Report, ReportedRun, current_run
-from runstream.resources import Created, Listing, MadeBatch, Page
-from runstream.session import State, Timing
-from runstream.stream import Stats
+from runstream.stats import Stats
 from runstream.subscription import Subscription
+from runstream.timing import Timing
 
 __version__ = "0.1.0"
 

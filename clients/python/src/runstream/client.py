@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from runstream.commands import NewRun, RunOptions
 from runstream.connection import Connection, log
 from runstream.credentials import Credentials, TokenProvider
+from runstream.effects import State
 from runstream.http import Http
 from runstream.models import AnyRun, AnyTask, Run, Task
 from runstream.report import ENTRY_S, FLUSH_S, Report
@@ -26,9 +27,9 @@ from runstream.resources import (
     Webhooks,
     Workflows,
 )
-from runstream.session import State, Timing
-from runstream.stream import Stats
+from runstream.stats import Stats
 from runstream.subscribing import Subscribing
+from runstream.timing import Timing
 
 P = TypeVar("P")
 O = TypeVar("O")  # noqa: E741 - payload and output, as everywhere

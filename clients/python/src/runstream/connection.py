@@ -16,54 +16,21 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from runstream import protocol
+from runstream.bell import Bell
 from runstream.credentials import PASSING, Credentials
-from runstream.errors import Forbidden, NotFound, RunstreamError, refusal
+from runstream.dialing import why
+from runstream.effects import AskToken, Dial, Effect, Fetch, Hangup, Send, State, Tell, Wake
+from runstream.errors import Forbidden, NotFound, RunstreamError
 from runstream.models import AnyRun
-from runstream.session import (
-    AskToken,
-    Dial,
-    DialFailed,
-    Effect,
-    Fetch,
-    Hangup,
-    Send,
-    Session,
-    State,
-    Tell,
-    Timing,
-    Wake,
-)
+from runstream.session import Session
 from runstream.stream import Stream
+from runstream.timing import Timing
 
 log: Final = logging.getLogger("runstream")
 
 AT_REST: Final = frozenset({State.IDLE, State.CLOSED})
 MAX_FETCHES: Final = 8
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-class Bell:
-    """Rung when a stream has something to take. One may wait for it at a time."""
-
-    __slots__ = ("_waiting",)
-
-    def __init__(self) -> None:
-        self._waiting: asyncio.Future[None] | None = None
-
-    def ring(self) -> None:
-        """Lets go on whoever waits."""
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
-
-    async def wait(self) -> None:
-        """Returns when it is rung next."""
-        if self._waiting is not None:
-            raise RuntimeError("a subscription can be waited on by one task at a time")
-        self._waiting = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiting
-        finally:
-            self._waiting = None
 
 
 class Connection:
@@ -375,40 +342,3 @@ class Connection:
 
 async def _close(socket: ClientConnection, code: int) -> None:
     await socket.close(code)
-
-
-def why(error: Exception, session: Session) -> DialFailed:
-    """What a failed attempt to open a socket means: trying again, or telling the caller."""
-    match error:
-        case websockets.InvalidStatus(response=response):
-            status = response.status_code
-            text = f"the server answers {status} at its stream"
-            wait = _seconds(response.headers.get("Retry-After"))
-            if status == 401:
-                return DialFailed(text, unauthorized=True)
-            if status in (429, 503):
-                return DialFailed(text, busy=True, retry_after_s=wait)
-            # While a server is being replaced there may be nothing at the address for
-            # a moment. Where there never was anything, the address is wrong.
-            if status >= 500 or (status == 404 and session.stats.connects):
-                return DialFailed(text, retry_after_s=wait)
-            return DialFailed(text, error=refusal(None, text, status))
-        case ssl.SSLCertVerificationError():
-            detail = f"the server's certificate is not trusted: {error.verify_message}"
-            return DialFailed(detail, error=RunstreamError(detail))
-        case websockets.InvalidHandshake() if not isinstance(error, websockets.InvalidMessage):
-            detail = f"this is no Runstream server: {error}"
-            return DialFailed(
-                detail, error=None if session.stats.connects else RunstreamError(detail)
-            )
-        case OSError() | websockets.WebSocketException() | TimeoutError() | EOFError():
-            return DialFailed(str(error) or type(error).__name__)
-        case _:
-            return DialFailed(repr(error), error=RunstreamError(f"cannot connect: {error!r}"))
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    try:
-        return None if retry_after is None else max(0.0, float(retry_after))
-    except ValueError:
-        return None

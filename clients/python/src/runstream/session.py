@@ -7,14 +7,24 @@ table of states and events, which a test holds against this file.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Final
 
 from runstream import protocol
+from runstream.effects import (
+    CONNECTED,
+    AskToken,
+    Dial,
+    DialFailed,
+    Effect,
+    Fetch,
+    Hangup,
+    Send,
+    State,
+    Tell,
+    Wake,
+)
 from runstream.errors import (
     ClientClosed,
     ProtocolError,
@@ -23,120 +33,11 @@ from runstream.errors import (
     refusal,
 )
 from runstream.models import AnyRun
-from runstream.stream import Stats, Stream, StreamState
-
-
-class State(StrEnum):
-    """Where the connection stands."""
-
-    IDLE = "IDLE"
-    """Not connected, and nothing asks for it."""
-    ASKING = "ASKING"
-    """Waits for a token."""
-    DIALING = "DIALING"
-    """Opens a socket."""
-    GREETING = "GREETING"
-    """The socket is open; the server has not said welcome yet."""
-    OPEN = "OPEN"
-    """Connected."""
-    DRAINING = "DRAINING"
-    """Connected, and told by the server to come back soon; changes still come."""
-    WAITING = "WAITING"
-    """Not connected; the next try is after a pause."""
-    CLOSED = "CLOSED"
-    """Closed by its owner, for good."""
-
-
-CONNECTED: Final = frozenset({State.GREETING, State.OPEN, State.DRAINING})
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How patient the session is, in seconds."""
-
-    base_delay_s: float = 0.1
-    max_delay_s: float = 10.0
-    # For a server that says it is too busy: coming back quickly would make it worse.
-    busy_base_delay_s: float = 1.0
-    busy_max_delay_s: float = 60.0
-    greeting_s: float = 10.0
-    # After so many heartbeats of silence the server is asked, and a half later it is gone.
-    silent_heartbeats: float = 2.0
-    grace_heartbeats: float = 0.5
-    min_grace_s: float = 0.5
-    # With no subscription left the connection is kept a little, in case of another.
-    linger_s: float = 30.0
-    # A token is replaced when this part of its life is over, or when so little is left.
-    refresh_at: float = 0.8
-    refresh_before_s: float = 30.0
-    busy_retries: int = 5
-
-
-# Effects
-
-
-@dataclass(frozen=True)
-class AskToken:
-    """Ask the caller's provider for a token, and tell the session."""
-
-
-@dataclass(frozen=True)
-class Dial:
-    """Open a socket, with this token in its header."""
-
-    token: str | None
-
-
-@dataclass(frozen=True)
-class Send:
-    """Send these messages, in this order, in WebSocket messages of no more than `max_bytes`."""
-
-    messages: tuple[protocol.ClientMessage, ...]
-    max_bytes: int
-
-
-@dataclass(frozen=True)
-class Hangup:
-    """Close the socket, or stop opening it; nothing more is heard from it."""
-
-    code: int = 1000
-
-
-@dataclass(frozen=True)
-class Fetch:
-    """GET this run, and tell the session; `again` if what came was too old."""
-
-    run_id: str
-    again: bool = False
-
-
-@dataclass(frozen=True)
-class Wake:
-    """These streams have something for whoever waits, or are over."""
-
-    streams: tuple[Stream, ...]
-
-
-@dataclass(frozen=True)
-class Tell:
-    """The state is now this."""
-
-    state: State
-
-
-Effect = AskToken | Dial | Send | Hangup | Fetch | Wake | Tell
-
-
-@dataclass(frozen=True)
-class DialFailed:
-    """Why a socket could not be opened: `error` if trying again is no use."""
-
-    reason: str
-    error: RunstreamError | None = None
-    unauthorized: bool = False
-    busy: bool = False
-    retry_after_s: float | None = None
-
+from runstream.roster import Roster
+from runstream.shown_token import ShownToken
+from runstream.stats import Stats
+from runstream.stream import Stream, StreamState
+from runstream.timing import Backoff, Timing
 
 # Close codes with a meaning of their own.
 UNAUTHORIZED: Final = 4401
@@ -164,34 +65,24 @@ class Session:
         self.last_error: str | None = None
         self.server: str | None = None
 
-        self._token = token
-        self._has_provider = has_provider
-        self._chance = chance
-        self._wall_clock = wall_clock
+        self._token = ShownToken(
+            token, has_provider=has_provider, timing=timing, wall_clock=wall_clock
+        )
+        self._backoff = Backoff(timing, chance)
         self._timing = timing
-        self._by_id: dict[int, Stream] = {}
-        # Ids whose subscription is over: the lowest is taken next, since servers
-        # build one frame for all who use the same id.
-        self._free_ids: list[int] = []
-        self._last_id = 0
-        self._unsubscribed: set[int] = set()
+        self._roster = Roster()
         # Those that are to be asked for again at their `retry_at`.
         self._retrying: dict[Stream, None] = {}
 
-        self._failures = 0
-        self._refused_tokens: list[str] = []
-        self._asked_in_place = False
         self._ever_welcome = False
         self._heartbeat_s = 15.0
         self._max_message_bytes = 65_536
-        self._expires_at: float | None = None
 
         self._heard_at = 0.0
         self._doubted_at: float | None = None
         self._next_try_at: float | None = None
         self._come_back_at: float | None = None
         self._greeted_by: float | None = None
-        self._refresh_at: float | None = None
         self._idle_at: float | None = None
 
     # What callers ask
@@ -256,18 +147,17 @@ class Session:
     def token_came(self, token: str, now: float) -> list[Effect]:
         """The provider gave a token."""
         if self.state is State.ASKING:
-            if token in self._refused_tokens:
+            if self._token.was_refused(token):
                 return self._give_up(
                     refusal("unauthorized", "the token provider gave the token that was refused")
                 )
-            self._token = token
+            self._token.replaced(token)
             return self._dial()
-        if self.state in (State.OPEN, State.DRAINING) and self._asked_in_place:
-            self._asked_in_place = False
-            if token == self._token:
-                self._refresh_again(now)
+        if self.state in (State.OPEN, State.DRAINING) and self._token.is_asked_early:
+            if token == self._token.value:
+                self._token.stays(now)
                 return []
-            self._token = token
+            self._token.replaced(token)
             return [self._send(protocol.Authenticate(token))]
         return []
 
@@ -276,10 +166,9 @@ class Session:
         if self.state is State.ASKING:
             if error is not None:
                 return self._give_up(error)
-            return self._wait(now, self._delay())
-        if self._asked_in_place:
-            self._asked_in_place = False
-            self._refresh_again(now)
+            return self._wait(now, self._backoff.next())
+        if self._token.is_asked_early:
+            self._token.stays(now)
         return []
 
     # The socket
@@ -291,10 +180,7 @@ class Session:
         self._heard_at = now
         self._doubted_at = None
         self._greeted_by = now + self._timing.greeting_s
-        self._by_id.clear()
-        self._unsubscribed.clear()
-        self._free_ids.clear()
-        self._last_id = 0
+        self._roster.clear()
         # The token went with the header, so there is no need to wait for `welcome`.
         joins = [
             self._join(stream)
@@ -310,10 +196,12 @@ class Session:
             return []
         self.last_error = failure.reason
         if failure.unauthorized:
-            return self._refused_token(failure.reason, now)
+            return self._refused_token(failure.reason)
         if failure.error is not None:
             return self._give_up(failure.error)
-        return self._wait(now, self._delay(busy=failure.busy, at_least=failure.retry_after_s))
+        return self._wait(
+            now, self._backoff.next(busy=failure.busy, at_least=failure.retry_after_s)
+        )
 
     def closed(self, code: int | None, reason: str, now: float) -> list[Effect]:
         """The socket is closed, or broke: then there is no code, or it is 1006."""
@@ -323,7 +211,7 @@ class Session:
         come_back_at = self._come_back_at
         self._lose()
         if code == UNAUTHORIZED:
-            return self._refused_token(reason or "the token is not accepted", now)
+            return self._refused_token(reason or "the token is not accepted")
         if code is not None and 4400 <= code <= LAST_REFUSAL:
             word = {4400: "bad_request", 4403: "forbidden", 4404: "not_found"}.get(code)
             return self._give_up(refusal(word, reason or f"closed with {code}"))
@@ -331,7 +219,7 @@ class Session:
             return self._turn(State.IDLE)
         if come_back_at is not None:
             return self._wait(now, come_back_at - now)
-        return self._wait(now, self._delay(busy=code == BUSY))
+        return self._wait(now, self._backoff.next(busy=code == BUSY))
 
     def received(self, text: bytes, now: float) -> list[Effect]:
         """A WebSocket message has come."""
@@ -347,7 +235,7 @@ class Session:
         touched: dict[Stream, None] = {}
         effects: list[Effect] = []
         weight = len(text) / (len(messages) or 1)
-        by_id = self._by_id
+        by_id = self._roster.by_id
         for message in messages:
             # Nearly all messages are changes, so they are looked at first.
             if type(message) is protocol.Change:
@@ -392,7 +280,7 @@ class Session:
                 self._next_try_at,
                 self._come_back_at,
                 self._greeted_by,
-                self._refresh_at,
+                self._token.refresh_at,
                 self._idle_at,
             )
             if time is not None
@@ -432,9 +320,8 @@ class Session:
         if _due(self._idle_at, now):
             self._lose()
             return [Hangup(), *self._turn(State.IDLE)]
-        if _due(self._refresh_at, now):
-            self._refresh_at = None
-            self._asked_in_place = True
+        if _due(self._token.refresh_at, now):
+            self._token.ask_early()
             effects.append(AskToken())
         return effects + self._retries(now)
 
@@ -469,7 +356,7 @@ class Session:
             case protocol.Welcome():
                 return self._welcome(message, now)
             case protocol.Authenticated(expires_at=expires_at):
-                self._expire(expires_at, now)
+                self._token.accepted(expires_at, now)
             case protocol.Reconnect(after_ms=after_ms):
                 if self.state is State.OPEN or self.state is State.GREETING:
                     self._come_back_at = now + after_ms / 1000
@@ -489,7 +376,7 @@ class Session:
             case protocol.Change():
                 pass
             case _:
-                stream = self._by_id.get(message.id)
+                stream = self._roster.by_id.get(message.id)
                 if stream is not None:
                     touched[stream] = None
                     self._about(stream, message, weight)
@@ -505,7 +392,7 @@ class Session:
             case protocol.Snapshot(runs=runs):
                 stream.snapshot(runs, weight / (len(runs) or 1))
             case protocol.Live(cursor=cursor, resumed=resumed, truncated=truncated):
-                self._failures = 0
+                self._backoff.reset()
                 stream.live(cursor, resumed=resumed, truncated=truncated)
             case protocol.BatchMessage(batch=batch):
                 stream.batch_progress(batch)
@@ -513,7 +400,7 @@ class Session:
                 stream.reset(reason)
 
     def _mark(self, cursor: str) -> None:
-        for stream in self._by_id.values():
+        for stream in self._roster.by_id.values():
             if stream.state is StreamState.LIVE:
                 stream.mark(cursor)
 
@@ -522,8 +409,7 @@ class Session:
         self._max_message_bytes = int(message.limits.get("messageBytes") or 65_536)
         self.server = message.server
         self._greeted_by = None
-        self._refused_tokens.clear()
-        self._expire(message.expires_at, now)
+        self._token.accepted(message.expires_at, now)
         if self.state is not State.GREETING:
             # An answer to `authenticate`, which may be either of two messages.
             return []
@@ -542,33 +428,32 @@ class Session:
         if message.id is None:
             self.last_error = f"{message.code}: {message.message}"
             return []
-        stream = self._by_id.get(message.id)
+        stream = self._roster.by_id.get(message.id)
         if stream is None:
             return []
-        self._forget_id(message.id)
+        self._roster.ended(message.id)
         touched[stream] = None
         # A limit may be reached for a moment only, as when many come back at once;
         # whoever asks for the first time is told.
         busy = message.code == "too_many_requests" and stream.was_live
         if message.code == "unavailable" or (busy and stream.refusals < self._timing.busy_retries):
-            stream.later(now + self._backoff(stream.refusals, busy=True))
+            stream.later(now + self._backoff.after(stream.refusals, busy=True))
             self._retrying[stream] = None
             return []
         stream.refused(refusal(message.code, message.message))
         return self._dropped(stream, now)
 
     def _end(self, message: protocol.End, touched: dict[Stream, None], now: float) -> list[Effect]:
-        stream = self._by_id.get(message.id)
+        stream = self._roster.by_id.get(message.id)
         if stream is None:
-            if message.id in self._unsubscribed:
-                self._forget_id(message.id)
+            self._roster.ended(message.id)
             return []
         if message.reason in ("token_expired", "token_revoked"):
             # It is the grant that ends, for all streams; a close with 4401 would follow.
             self._lose()
             word = message.reason.removeprefix("token_")
-            return [Hangup(), *self._refused_token(f"the token is {word}", now)]
-        self._forget_id(message.id)
+            return [Hangup(), *self._refused_token(f"the token is {word}")]
+        self._roster.ended(message.id)
         touched[stream] = None
         stream.end(message.reason)
         # One that waits for a fetch is over when that has come.
@@ -577,12 +462,12 @@ class Session:
     # Parts of the above
 
     def _begin(self) -> list[Effect]:
-        if self._has_provider and (self._token is None or self._token in self._refused_tokens):
+        if self._token.is_needed:
             return [*self._turn(State.ASKING), AskToken()]
         return self._dial()
 
     def _dial(self) -> list[Effect]:
-        return [*self._turn(State.DIALING), Dial(self._token)]
+        return [*self._turn(State.DIALING), Dial(self._token.value)]
 
     def _wait(self, now: float, delay: float) -> list[Effect]:
         if not self.streams:
@@ -594,59 +479,33 @@ class Session:
         self.state = state
         return [Tell(state)]
 
-    def _delay(self, *, busy: bool = False, at_least: float | None = None) -> float:
-        delay = self._backoff(self._failures, busy=busy)
-        self._failures += 1
-        return delay if at_least is None else at_least + delay
-
-    def _backoff(self, failures: int, *, busy: bool) -> float:
-        timing = self._timing
-        base = timing.busy_base_delay_s if busy else timing.base_delay_s
-        cap = timing.busy_max_delay_s if busy else timing.max_delay_s
-        full: float = min(cap, base * 2.0 ** min(failures, 30))
-        # Full jitter: of many who lost the same server, few come back at the same moment.
-        # One who was told to stay away stays away for half of it at least.
-        return full * (0.5 + self._chance() / 2) if busy else full * self._chance()
-
     def _hang_up(self, reason: str, now: float) -> list[Effect]:
         self.last_error = reason
         come_back_at = self._come_back_at
         self._lose()
-        delay = self._delay() if come_back_at is None else come_back_at - now
+        delay = self._backoff.next() if come_back_at is None else come_back_at - now
         return [Hangup(), *self._wait(now, delay)]
 
     def _lose(self) -> None:
         for stream in self.streams:
             stream.lost()
-        self._by_id.clear()
-        self._unsubscribed.clear()
+        self._roster.clear()
         self._doubted_at = None
         self._come_back_at = None
         self._greeted_by = None
-        self._refresh_at = None
         self._idle_at = None
-        self._asked_in_place = False
+        self._token.lost()
         self.is_stale = False
 
-    def _refused_token(self, reason: str, now: float) -> list[Effect]:
-        error = refusal("unauthorized", reason)
-        if not self._has_provider or not self.streams:
-            return self._give_up(error)
-        if self._token is not None:
-            self._refused_tokens.append(self._token)
-        # A provider whose every token is refused gives wrong ones.
-        if len(self._refused_tokens) >= 3:
-            self._refused_tokens.clear()
-            return self._give_up(error)
-        self._token = None
+    def _refused_token(self, reason: str) -> list[Effect]:
+        if not self._token.refused() or not self.streams:
+            return self._give_up(refusal("unauthorized", reason))
         return [*self._turn(State.ASKING), AskToken()]
 
     def _give_up(self, error: RunstreamError) -> list[Effect]:
-        self._failures = 0
-        self._refused_tokens.clear()
-        if self._has_provider and isinstance(error, Refused):
-            # Whoever subscribes next starts with a fresh one.
-            self._token = None
+        self._backoff.reset()
+        # Whoever subscribes next starts with a fresh token, if this was about the old one.
+        self._token.start_anew(with_fresh=isinstance(error, Refused))
         effects = self._fail_all(error)
         return effects + self._turn(State.IDLE)
 
@@ -660,51 +519,12 @@ class Session:
             stream.fail(error)
         return [Wake(streams)] if streams else []
 
-    def _expire(self, expires_at: datetime | None, now: float) -> None:
-        self._expires_at = None
-        self._refresh_at = None
-        if expires_at is None or not self._has_provider:
-            return
-        # The only place where the wall clock counts: the server says a time of day.
-        left_s = (expires_at - self._wall_clock()).total_seconds()
-        if left_s <= 0:
-            # It was accepted just now, so it is our clock that is wrong. The server
-            # will say when it is over.
-            return
-        self._expires_at = now + left_s
-        timing = self._timing
-        early_s = min(timing.refresh_before_s, left_s * (1 - timing.refresh_at))
-        self._refresh_at = now + left_s - early_s
-
-    def _refresh_again(self, now: float) -> None:
-        # The present token still holds: half of what is left may pass until the next try.
-        left_s = 0.0 if self._expires_at is None else self._expires_at - now
-        self._refresh_at = now + max(1.0, left_s / 2)
-
     def _join(self, stream: Stream) -> protocol.Wish:
-        if self._free_ids:
-            stream_id = heapq.heappop(self._free_ids)
-        else:
-            self._last_id += 1
-            stream_id = self._last_id
-        self._by_id[stream_id] = stream
         self._retrying.pop(stream, None)
-        return stream.joining(stream_id)
-
-    def _forget_id(self, stream_id: int) -> None:
-        self._by_id.pop(stream_id, None)
-        self._unsubscribed.discard(stream_id)
-        heapq.heappush(self._free_ids, stream_id)
+        return self._roster.join(stream)
 
     def _let_go(self, stream: Stream) -> list[Effect]:
-        # The id is free again when the server has said `end`; until then what still
-        # comes for it finds no stream.
-        stream_id = stream.id
-        if stream_id is None or self._by_id.get(stream_id) is not stream:
-            return []
-        del self._by_id[stream_id]
-        self._unsubscribed.add(stream_id)
-        return [self._send(protocol.Unsubscribe(stream_id))]
+        return [self._send(message) for message in self._roster.leave(stream)]
 
     def _dropped(self, stream: Stream, now: float) -> list[Effect]:
         self.streams.pop(stream, None)

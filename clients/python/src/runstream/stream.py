@@ -14,7 +14,9 @@ from runstream import protocol
 from runstream.changes import BatchProgress, Changed, Entered, Left, Live, Reset
 from runstream.errors import DecodeError, NotFound, Refused, RunstreamError, StreamEnded, refusal
 from runstream.inbox import Inbox
-from runstream.models import FIELD_NAMES, AnyRun, Batch, merged, whole
+from runstream.merging import DEFAULTS, FIELD_NAMES, merged, whole
+from runstream.models import AnyRun, Batch
+from runstream.stats import Stats
 
 MAX_HELD: Final = 20_000
 """Runs kept to merge changes into, before those that are final are let go."""
@@ -28,21 +30,6 @@ class StreamState(StrEnum):
     LIVE = "LIVE"
     PAUSED = "PAUSED"
     ENDED = "ENDED"
-
-
-@dataclass
-class Stats:
-    """What has happened so far; counts only rise."""
-
-    connects: int = 0
-    reconnects: int = 0
-    resumes: int = 0
-    resets: int = 0
-    changes: int = 0
-    repeats_dropped: int = 0
-    gaps: int = 0
-    fetches: int = 0
-    pauses: int = 0
 
 
 @dataclass(slots=True)
@@ -79,9 +66,7 @@ class Stream:
         self._stats = stats
         self._max_held = max_held
         self._skipped = {
-            name: FIELD_NAMES_DEFAULTS[name]
-            for name in FIELD_NAMES
-            if FIELD_NAMES[name] in wish.skip
+            name: DEFAULTS[name] for name in FIELD_NAMES if FIELD_NAMES[name] in wish.skip
         }
         self._held: dict[str, AnyRun] = {}
         # Final runs in the order they became so: the first to be let go.
@@ -441,13 +426,3 @@ class Stream:
             self._held.pop(self._settled.popleft(), None)
         if len(self._settled) > 2 * self._max_held:
             self._settled.popleft()
-
-
-FIELD_NAMES_DEFAULTS: Final[Mapping[str, Any]] = {
-    info.name: (
-        info.default_factory()
-        if info.default_factory is not msgspec.NODEFAULT
-        else (None if info.default is msgspec.NODEFAULT else info.default)
-    )
-    for info in msgspec.structs.fields(AnyRun)
-}

@@ -11,7 +11,8 @@ from runstream import protocol
 from runstream.commands import AnyTasks, split_tasks, time_text
 from runstream.connection import Connection
 from runstream.errors import ClientClosed, StreamEnded
-from runstream.models import FIELD_NAMES, AnyRun, AnyTask, Run, RunStatus, Task
+from runstream.merging import FIELD_NAMES
+from runstream.models import AnyRun, AnyTask, Run, RunStatus, Task
 from runstream.subscription import Subscription
 
 P = TypeVar("P")

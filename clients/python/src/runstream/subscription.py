@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
+from runstream.bell import Bell
 from runstream.changes import Change, Changed, Entered, Left, Reset
-from runstream.connection import Bell, Connection
+from runstream.connection import Connection
 from runstream.errors import ClientClosed, DecodeError, StreamEnded
 from runstream.inbox import Inbox, Mark
 from runstream.models import AnyRun, AnyTask, Batch

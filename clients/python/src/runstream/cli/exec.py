@@ -19,7 +19,7 @@ from runstream.client import Runstream
 from runstream.commands import Operation, RunOptions, RunUpdate
 from runstream.errors import RunstreamError
 from runstream.models import RunStatus
-from runstream.report import Reporter
+from runstream.reporter import Reporter
 
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127

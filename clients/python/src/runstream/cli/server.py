@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from runstream.client import Runstream
+from runstream.effects import State
 from runstream.errors import (
     ConnectionLost,
     Forbidden,
@@ -20,7 +21,6 @@ from runstream.errors import (
     Unauthorized,
     Unprocessable,
 )
-from runstream.session import State
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from runstream.http import Content, Http, part, read
-from runstream.models import Artifact
+from runstream.resources.models import Artifact
 
 
 class _Artifacts(msgspec.Struct):

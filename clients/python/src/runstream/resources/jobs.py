@@ -10,7 +10,8 @@ import msgspec
 
 from runstream.commands import given, name_of, strings
 from runstream.http import Http, part
-from runstream.models import AnyRun, AnyTask, Job, JobRun, JobRunStatus, PlannedRun, Workflow
+from runstream.models import AnyRun, AnyTask
+from runstream.resources.models import Job, JobRun, JobRunStatus, PlannedRun, Workflow
 from runstream.resources.paging import Listing, Page
 
 

@@ -23,7 +23,8 @@ from runstream.commands import (
 )
 from runstream.errors import ProtocolError, Refused
 from runstream.http import Http, part, problem_of, read
-from runstream.models import AnyRun, AnyTask, HistoryEntry, Run, RunStatus, Task
+from runstream.models import AnyRun, AnyTask, Run, RunStatus, Task
+from runstream.resources.models import HistoryEntry
 from runstream.resources.paging import Listing, Page
 
 P = TypeVar("P")

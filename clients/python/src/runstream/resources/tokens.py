@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from runstream.commands import given
 from runstream.http import Http, part
-from runstream.models import FIELD_NAMES, Token
+from runstream.merging import FIELD_NAMES
+from runstream.resources.models import Token
 
 
 class Tokens:

@@ -9,7 +9,7 @@ import msgspec
 
 from runstream.commands import UNSET, given, strings
 from runstream.http import Http, part
-from runstream.models import Delivery, Webhook
+from runstream.resources.models import Delivery, Webhook
 from runstream.resources.paging import Listing, Page
 
 
