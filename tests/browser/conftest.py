@@ -9,7 +9,14 @@ from typing import Any, Final
 
 import httpx2
 import pytest
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    expect,
+)
 from playwright.async_api import async_playwright as start_playwright
 
 from tests.processes import API_KEY, Server
@@ -27,6 +34,9 @@ FLAGS: Final = (
 )
 MISSING: Final = "no Chromium is installed: the pages are NOT tested (apt-get install chromium)"
 HERE: Final = Path(__file__).parent
+
+# On a machine that does much else at the same time a page may take a while.
+expect.set_options(timeout=15_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,7 +66,7 @@ class Watched:
 
     def __init__(self, page: Page, origins: tuple[str, ...]) -> None:
         self.page = page
-        self.allowed: list[str] = ["/artifacts)"]
+        self.allowed: list[str] = ["/artifacts)", "/favicon.ico)"]
         """Parts of errors that are meant: a server that is down is one."""
         self._origins = origins
         self._errors: list[str] = []
@@ -70,7 +80,8 @@ class Watched:
             self._errors.append(f"{message.text} ({message.location['url']})")
 
     def _request(self, request: Request) -> None:
-        if not request.url.startswith((*self._origins, "data:", "blob:")):
+        url = request.url.replace("ws", "http", 1) if request.url.startswith("ws") else request.url
+        if not url.startswith((*self._origins, "data:", "blob:")):
             self._foreign.append(request.url)
 
     def check(self) -> None:
@@ -90,9 +101,10 @@ async def open_page(browser: Browser) -> AsyncIterator[OpenPage]:
     async def open_one(url: str, path: str = "/", **options: Any) -> Watched:
         options.setdefault("viewport", {"width": 1280, "height": 800})
         prepare = options.pop("prepare", None)
+        origins = (url, *options.pop("origins", ()))
         context = await browser.new_context(**options)
         context.set_default_timeout(15_000)
-        watched = Watched(await context.new_page(), (url, url.replace("http", "ws", 1)))
+        watched = Watched(await context.new_page(), origins)
         opened.append((watched, context))
         if prepare is not None:
             await prepare(watched.page)
