@@ -101,13 +101,13 @@ class TaskOutlet:
         while True:
             await self._woken.wait()
             self._woken.clear()
-            if self._waiting is not None:
+            while self._waiting is not None:
                 await self.send(self._waiting)
                 self._waiting = None
                 self._sent += 1
                 if self._connection is not None:
                     self._connection.writable()
-            elif self._closing is not None:
+            if self._closing is not None:
                 await self.finish(*self._closing)
                 return
 

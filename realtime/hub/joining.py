@@ -81,18 +81,20 @@ class _Joining:
         except TimeoutError:
             raise StoreAway from None
         cursor = self._member.cursor
-        if cursor is None:
-            await self._from_snapshot()
-            return
-        reason = self._why_not(cursor)
+        reason = None if cursor is None else self._why_not(cursor)
         if reason is None:
             try:
-                await self._from_cursor(cursor)
+                if cursor is None:
+                    # It reads the log too, from its own horizon, if what it holds back overflows.
+                    await self._from_snapshot()
+                else:
+                    await self._from_cursor(cursor)
             except CannotContinue as error:
                 reason = ResetReason(error.reason)
         if reason is not None:
             # Starts this again without the cursor, and cancels what is left of this.
-            self._services.measures.resumes_total.labels(outcome="reset").inc()
+            if cursor is not None:
+                self._services.measures.resumes_total.labels(outcome="reset").inc()
             self._project.reset(self._member, reason)
 
     def deny(self, code: ErrorCode, message: str) -> None:

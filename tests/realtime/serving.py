@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -12,6 +11,7 @@ from typing import Any, Self
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
+from uvicorn.server import ServerState
 from websockets.asyncio.client import ClientConnection, connect
 
 from realtime import sse
@@ -194,18 +194,28 @@ async def serving(
             *sse.routes(hub, authority),
         ]
     )
-    server = uvicorn.Server(
-        uvicorn.Config(app, ws=ws, http=http, lifespan="off", log_config=None, **config)
-    )
-    listening = socket.create_server(("127.0.0.1", 0))
+    how = uvicorn.Config(app, ws=ws, http=http, lifespan="off", log_config=None, **config)
+    how.load()
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+
+    def protocol() -> asyncio.Protocol:
+        made: asyncio.Protocol = how.http_protocol_class(  # type: ignore[call-arg]
+            config=how, server_state=state, app_state={}
+        )
+        return made
+
+    # Without uvicorn's own loop, which looks ten times a second whether it is to stop.
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(hub.run())
-        served = tasks.create_task(server.serve([listening]))
-        await until(lambda: server.started, "the start")
+        await hub.ready.wait()
+        server = await loop.create_server(protocol, "127.0.0.1", 0)
         try:
-            yield Serving(hub, store, broker, listening.getsockname()[1])
+            yield Serving(hub, store, broker, server.sockets[0].getsockname()[1])
         finally:
-            server.should_exit = True
-            server.force_exit = True
-            await served
+            server.close()
             running.cancel()
+            await asyncio.wait([running])
+            for connection in list(state.connections):
+                connection.transport.abort()
+            await until(lambda: not state.tasks and not state.connections, "the end")
