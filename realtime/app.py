@@ -72,6 +72,7 @@ class Runtime:
             asyncio.create_task(_kept_running("housekeeping", self.store.housekeeping.run)),
             asyncio.create_task(_kept_running("claims", self.store.claims.run)),
             asyncio.create_task(_kept_running("webhooks", self.store.webhooks.run)),
+            asyncio.create_task(_kept_running("artifacts", self.store.artifacts.run)),
             asyncio.create_task(_kept_running("access", self.authority.run)),
         ]
         try:
@@ -101,6 +102,8 @@ class Runtime:
                 loopback=settings.is_loopback or settings.webhook_private_addresses,
                 private=settings.webhook_private_addresses,
             ),
+            blobs=settings.artifacts,
+            artifact_bytes=settings.artifact_bytes,
             committed=self.metrics.committed,
         )
         await self.store.housekeeping.prepare()

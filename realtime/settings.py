@@ -9,6 +9,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Final, get_type_hints
 from urllib.parse import urlsplit
 
+from store.blobs import folder_of
 from store.commands import Limits
 from store.engine import database_url
 
@@ -105,6 +106,13 @@ class Settings:
         (), "Addresses whose X-Forwarded-For is believed, with commas between."
     )
 
+    artifacts: str | None = _setting(
+        None,
+        "Where artifacts are kept: a folder, or an object store like s3://bucket/folder; by "
+        "default a folder beside the SQLite file, or runstream-artifacts in the working directory.",
+        secret=True,
+    )
+    artifact_bytes: int = _setting(1_000_000_000, "The largest artifact.", least=1)
     webhook_private_addresses: bool = _setting(
         False,
         "Send webhooks to loopback and private addresses too; loopback is allowed anyway while "
@@ -145,6 +153,11 @@ class Settings:
             raise SettingsError("loop", "expected uvloop or asyncio")
         if self.log_level not in _LOG_LEVELS:
             raise SettingsError("log_level", "expected one of " + ", ".join(_LOG_LEVELS))
+        if self.artifacts is not None:
+            try:
+                folder_of(self.artifacts)
+            except ValueError as error:
+                raise SettingsError("artifacts", str(error)) from None
         for origin in self.allowed_origins:
             if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#]+", origin):
                 raise SettingsError(

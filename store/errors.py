@@ -73,6 +73,10 @@ class Unavailable(StoreError):
     """The database cannot be reached just now; nothing was changed."""
 
 
+class BlobsAway(Unavailable):
+    """The store of artifacts' bytes cannot be reached just now."""
+
+
 class OutcomeUnknown(StoreError):
     """The database went away during the commit, and cannot say whether it was done."""
 

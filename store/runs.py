@@ -12,6 +12,8 @@ from sqlalchemy.engine import Connection
 
 from store import batches as batch_reads
 from store import reads, timers
+from store.artifacts import SIZE_MAX, Artifacts
+from store.blobs import Blobs
 from store.broker import Broker, Hint
 from store.claims import Claims
 from store.commands import Limits, Submission, check, is_id
@@ -55,6 +57,8 @@ class RunStore:
         limits: Limits,
         retention: Retention,
         addresses: AddressPolicy | None = None,
+        blobs: str | None = None,
+        artifact_bytes: int = SIZE_MAX,
         committed: Callable[[int, float], None] = lambda _changes, _seconds: None,
     ) -> None:
         self.database = database
@@ -72,6 +76,9 @@ class RunStore:
         self.definitions = Definitions(database, limits)
         self.job_runs = JobRuns(database)
         self.webhooks = Webhooks(database, addresses or AddressPolicy())
+        self.artifacts = Artifacts(
+            database, Blobs(blobs or _folder_beside(database)), size_max=artifact_bytes
+        )
         self.claims = Claims(database, self._writer.carry_out, self._writer.submit, limits)
 
     @classmethod
@@ -117,6 +124,7 @@ class RunStore:
             tasks.create_task(self.timers.run())
             tasks.create_task(self.claims.run())
             tasks.create_task(self.webhooks.run())
+            tasks.create_task(self.artifacts.run())
             tasks.create_task(self.housekeeping.run())
 
     def _publish(self, hints: Sequence[Hint]) -> None:
@@ -234,6 +242,13 @@ class RunStore:
         if isinstance(self.database, Sqlite):
             return await self.database.data_version()
         return None
+
+
+def _folder_beside(database: Database) -> str:
+    """Where artifacts are kept if nobody says: beside the database's file, or right here."""
+    if isinstance(database, Sqlite):
+        return f"{database.path}.artifacts"
+    return "runstream-artifacts"
 
 
 def _one(connection: Connection) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from store import answers as answer_codec
 from store import batches as batch_reads
 from store import bulk, changes, jobrows
+from store.artifactrows import delete_of_runs
 from store.broker import Hint
 from store.commands import CreateBatch, Done, SealBatch, Submission, Timer
 from store.errors import StoreError
@@ -99,6 +100,8 @@ class Staged:
         gone = sorted(id for id in self.deleted if id in self._held.runs)
         if gone:
             self._connection.execute(sa.delete(runs).where(runs.c.id.in_(gone)))
+        if gone:
+            delete_of_runs(self._connection, gone)
         jobrows.write(self._connection, self.job_runs)
         jobrows.delete(
             self._connection, [id for id, run in self.deleted.items() if run.job_id is not None]

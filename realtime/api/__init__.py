@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from realtime.api import (
+    artifacts,
     asyncapi,
     batches,
     claims,
@@ -54,6 +55,7 @@ RESOURCES: Final[Sequence[Resource]] = (
     *workflows.RESOURCES,
     *jobs.RESOURCES,
     *job_runs.RESOURCES,
+    *artifacts.RESOURCES,
     *webhooks.RESOURCES,
     *tokens.RESOURCES,
     *health.RESOURCES,

@@ -155,6 +155,9 @@ def of(error: Exception) -> Problem | None:
                 "repeat it with its idempotency key or ifVersion",
                 headers=retry,
             )
+        case store.BlobsAway():
+            said = "the store of artifacts cannot be reached just now"
+            return Problem("unavailable", said, headers=retry)
         case store.Unavailable():
             return Problem("unavailable", "the database cannot be reached just now", headers=retry)
         case _:

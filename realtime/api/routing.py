@@ -23,6 +23,7 @@ from realtime.api.problems import Problem
 from realtime.api.requests import fit, idempotency_key, parse_json, parse_query, read_body
 from realtime.auth import Authority, Forbidden, Grant
 from realtime.settings import Settings
+from store.artifacts import Artifacts
 from store.claims import Claims
 from store.commands import Command, Done, Limits, Submission
 from store.definitions import Definitions
@@ -66,6 +67,9 @@ class Store(Protocol):
 
     @property
     def webhooks(self) -> Webhooks: ...
+
+    @property
+    def artifacts(self) -> Artifacts: ...
 
     async def execute(self, submission: Submission) -> list[Done | StoreError]: ...
 

@@ -9,10 +9,9 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from time import monotonic
 from types import NoneType
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -24,8 +23,10 @@ from store.webhooks import deliveries, endpoints, planning, signing
 from store.webhooks.addresses import AddressPolicy
 from store.webhooks.deliveries import PAUSED_AFTER, Claimed
 from store.webhooks.endpoints import ChangedEndpoint, NewEndpoint
-from store.webhooks.sending import ATTEMPT_S, Resolve, Sender
-from store.webhooks.values import Delivery, Endpoint
+from store.webhooks.values import ATTEMPT_S, Delivery, Endpoint, Resolve
+
+if TYPE_CHECKING:
+    from store.webhooks.sending import Sender
 
 __all__ = [
     "AddressPolicy",
@@ -66,7 +67,8 @@ class Webhooks:
     ) -> None:
         self._database = database
         self._policy = policy
-        self._make_sender = partial(Sender, policy, resolve=resolve, attempt_s=attempt_s)
+        self._resolve = resolve
+        self._attempt_s = attempt_s
         self._look_every_s = look_every_s
         self._paused_after = paused_after
         self._news = asyncio.Event()
@@ -146,7 +148,10 @@ class Webhooks:
 
     async def run(self) -> None:
         """Makes deliveries and sends them, until cancelled, whatever goes wrong."""
-        sender = self._make_sender()
+        # Its library costs a start more than all the rest of webhooks.
+        from store.webhooks.sending import Sender
+
+        sender = Sender(self._policy, resolve=self._resolve, attempt_s=self._attempt_s)
         self._trying.clear()
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -15,8 +15,7 @@ from store.errors import NotFound
 from store.tables_webhooks import deliveries, webhooks
 from store.webhooks import schedule
 from store.webhooks.endpoints import BY_OWNER, endpoint_of
-from store.webhooks.sending import Answer
-from store.webhooks.values import Attempt, Delivery, Endpoint, State
+from store.webhooks.values import Answer, Attempt, Delivery, Endpoint, State
 
 CLAIM_S: Final = 25.0
 """How long a try has before another server takes it over: longer than any try lasts."""

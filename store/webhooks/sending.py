@@ -6,18 +6,15 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any, Final
 
 import httpcore2
-import msgspec
 
 from store.webhooks.addresses import AddressPolicy
-
-ATTEMPT_S: Final = 15.0
-"""How long one try may take in all."""
+from store.webhooks.values import ATTEMPT_S, Answer, Resolve
 
 CONNECT_S: Final = 5.0
 
@@ -29,23 +26,6 @@ SHOWN_BYTES: Final = 2_048
 
 LOOKUPS: Final = 32
 """Host names that are looked up at once; a slow name server holds a thread each."""
-
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""The addresses of a host name. Raises OSError."""
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one try."""
-
-    status: int | None
-    body: str
-    error: str | None
-    duration_ms: int
-    retry_after: str | None = None
-
-    @property
-    def is_taken(self) -> bool:
-        return self.error is None and self.status is not None and 200 <= self.status < 300
 
 
 class Refused(httpcore2.ConnectError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -122,6 +122,27 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     next_at: datetime | None
     claim: str | None
     by_hand: bool
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one try."""
+
+    status: int | None
+    body: str
+    error: str | None
+    duration_ms: int
+    retry_after: str | None = None
+
+    @property
+    def is_taken(self) -> bool:
+        return self.error is None and self.status is not None and 200 <= self.status < 300
+
+
+ATTEMPT_S: Final = 15.0
+"""How long one try may take in all."""
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""The addresses of a host name. Raises OSError."""
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
