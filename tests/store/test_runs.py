@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
@@ -604,7 +604,8 @@ def test_whatever_is_asked_tags_history_keys_and_answers_agree_with_the_runs(
     Taken out: the removal of tags in `Staged`; the undoing of a refused atomic submission.
     """
 
-    @settings(max_examples=20)
+    # To shrink takes minutes, on a database.
+    @settings(max_examples=20, phases=[Phase.explicit, Phase.reuse, Phase.generate])
     @given(data=st.data())
     def example(data: st.DataObject) -> None:
         runner.run(_some_submissions(store, data))
