@@ -32,23 +32,39 @@ FLAGS: Final = (
     "--disable-component-update",
     "--disable-sync",
 )
-MISSING: Final = "no Chromium is installed: the pages are NOT tested (apt-get install chromium)"
+NEEDED: Final = {
+    "browser": ("Chromium", CHROMIUM),
+    "start_proxy": ("nginx", shutil.which("nginx")),
+    "caddy": ("Caddy", shutil.which("caddy")),
+}
+"""By the name of the fixture or of the test's parameter."""
 HERE: Final = Path(__file__).parent
 
 # On a machine that does much else at the same time a page may take a while.
 expect.set_options(timeout=15_000)
 
 
+def missing() -> dict[str, str]:
+    return {
+        what: f"no {name} is installed: it was NOT tested with it (apt-get install {name.lower()})"
+        for what, (name, found) in NEEDED.items()
+        if found is None
+    }
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if CHROMIUM is None:
-        for item in items:
-            if HERE in item.path.parents and "browser" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.skip(reason=MISSING))
+    for item in items:
+        if HERE not in item.path.parents:
+            continue
+        needs = {*getattr(item, "fixturenames", ()), *item.name.lower().strip("]").split("[")[1:]}
+        for what, reason in missing().items():
+            if what in needs:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if CHROMIUM is None:
-        terminalreporter.write_sep("!", MISSING, red=True, bold=True)
+    for reason in missing().values():
+        terminalreporter.write_sep("!", reason, red=True, bold=True)
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def serve(folder: Path) -> Sequence[str | Path]:
 
 
 async def test_twenty_lines_show_live_runs(
-    open_server: Server, api: Api, open_page: OpenPage, start_example: Callable[..., Example]
+    open_server: Server, api: Api, start_example: Callable[..., Example], open_page: OpenPage
 ) -> None:
     page_file = EXAMPLES / "page" / "index.html"
     assert len(page_file.read_text(encoding="utf-8").splitlines()) <= 20
@@ -92,8 +92,8 @@ async def test_twenty_lines_show_live_runs(
 async def test_the_react_app_shows_runs_and_one_of_them(
     open_server: Server,
     api: Api,
-    open_page: OpenPage,
     start_example: Callable[..., Example],
+    open_page: OpenPage,
     tmp_path: Path,
 ) -> None:
     install()
@@ -126,8 +126,8 @@ async def test_the_react_app_shows_runs_and_one_of_them(
 async def test_the_fastapi_page_shows_its_user_their_own_runs(
     keyed_server: Server,
     keyed_api: Api,
-    open_page: OpenPage,
     start_example: Callable[..., Example],
+    open_page: OpenPage,
 ) -> None:
     example = start_example(
         sys.executable,
