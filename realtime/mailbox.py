@@ -108,6 +108,11 @@ class Mailbox:
         """How many entries were ever put in."""
         return self._put
 
+    @property
+    def taken(self) -> int:
+        """How many of them are out of it."""
+        return self._taken
+
     def put(self, line: bytes) -> None:
         """One more line. Raises MailboxFull, and then it is not in."""
         if self.closed:

@@ -117,6 +117,8 @@ class Session:
         self.state = State.CONNECTING
         self.grant: Grant | None = None
         self.subscriptions: dict[int, Member] = {}
+        self.last_cursor = ""
+        """The cursor that was sent last for all that is live."""
         self._told = 0
         """How much had been put into the mailbox when the last cursor was."""
         self._connected_at = now.monotonic
@@ -264,6 +266,7 @@ class Session:
         self.mailbox.put_page(
             protocol.live(subscription.id, cursor.encode(), resumed=resumed, truncated=truncated)
         )
+        subscription.live_at = self.mailbox.count
         if not had_news:
             self._told = self.mailbox.count
 
@@ -336,6 +339,7 @@ class Session:
     def checkpoint(self, cursor: str, now: Moment) -> None:
         """All that the cursor covers has been put into the mailbox."""
         self._checkpoint_at = now.monotonic
+        self.last_cursor = cursor
         self.mailbox.put_checkpoint(protocol.checkpoint(cursor))
         self._told = self.mailbox.count
 
@@ -349,6 +353,7 @@ class Session:
 
     def heartbeat(self, cursor: str, now: Moment) -> None:
         """Shows that the connection lives."""
+        self.last_cursor = cursor
         self._say(protocol.heartbeat(now.wall, cursor))
         self._told = self.mailbox.count
 
@@ -395,6 +400,11 @@ class Session:
         """The token is over, and its streams with it: nothing more is delivered."""
         if self.state is not State.OPEN:
             return []
+        for subscription in self.subscriptions.values():
+            # No end may come before the first `live`: one that waits goes with the rest.
+            subscription.was_live = subscription.was_live and (
+                subscription.live_at <= self.mailbox.taken
+            )
         # What waits may hold what the token no longer lets its bearer see.
         self.mailbox.clear()
         effects: list[Effect] = []

@@ -269,6 +269,7 @@ class Subscription(Generic[OutboxT]):
         "id",
         "join_horizon",
         "limit",
+        "live_at",
         "mailbox",
         "over",
         "overflowed",
@@ -302,6 +303,8 @@ class Subscription(Generic[OutboxT]):
         self.phase = Phase.JOINING
         self.was_live = False
         """Whether `live` was ever said: before that, most ends must wait for it."""
+        self.live_at = 0
+        """The number of its last `live` among all that was put into the mailbox."""
         self.join_horizon: Horizon | None = None
         self.shown: dict[str, int] = {}
         self.buffer: list[Group] = []

@@ -356,8 +356,7 @@ class Hub:
             for connection in list(self.connections):
                 try:
                     connection.tick(now, settings.slow_consumer_s)
-                    if connection.session.heartbeat_is_due(now):
-                        self._heartbeat(connection, now)
+                    self._send_cursor(connection, now)
                 except Exception as error:
                     log.exception("a connection could not be looked after")
                     connection.broke(error)
@@ -369,14 +368,21 @@ class Hub:
                 max((each.horizon_age_s(now) for each in projects), default=0.0)
             )
 
-    def _heartbeat(self, connection: Connection, now: Moment) -> None:
+    def _send_cursor(self, connection: Connection, now: Moment) -> None:
+        """A heartbeat after a silence; a checkpoint after the last of some changes."""
+        session = connection.session
+        silent = session.heartbeat_is_due(now)
+        if not silent and not session.checkpoint_is_due(now):
+            return
         project = self.projects.get(connection.project or "")
-        cursor = NO_CURSOR
-        if project is not None and any(
-            each.is_live for each in connection.session.subscriptions.values()
-        ):
-            cursor = project.cursor_for(connection)
-        connection.session.heartbeat(cursor, now)
+        cursor = NO_CURSOR if project is None else project.cursor_for(connection)
+        try:
+            if silent:
+                session.heartbeat(cursor, now)
+            elif cursor != session.last_cursor:
+                session.checkpoint(cursor, now)
+        except MailboxFull:
+            connection.overflowed()
 
     def was_slow(self, cursor: str) -> None:
         """Whoever resumed from there was too slow to come as far as `live`."""

@@ -597,9 +597,10 @@ class Project:
 
     def cursor_for(self, connection: Connection) -> str:
         """What stands in for the cursor of each of the connection's live subscriptions."""
-        if self.horizon is None:
+        session = connection.session
+        if self.horizon is None or not any(m.is_live for m in session.subscriptions.values()):
             return NO_CURSOR
-        return connection.session.cursor_for(self.epoch, self.horizon).encode()
+        return session.cursor_for(self.epoch, self.horizon).encode()
 
     def missed(self) -> None:
         """The statement came to nothing: who waited for it waits for the next."""

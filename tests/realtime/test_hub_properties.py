@@ -134,14 +134,18 @@ class Streams(RuleBasedStateMachine):
                 if store.batches[id] is None and transaction.can_lock(id)
             ]
             jobs = [
-                id for id in lively if id.startswith("job") and store.runs[id].status not in FINAL
+                id
+                for id in list(store.runs)[-8:]
+                if id.startswith("job")
+                and transaction.can_lock(id)
+                and store.runs[id].status not in FINAL
             ]
             id = f"{chance.choice(['run', 'run', 'job'])}{self.count:04}"
             transaction.create(
                 id,
                 tags=tuple(tag for tag in "ab" if chance.random() < 0.5),
                 batch_id=chance.choice(batches) if batches and chance.random() < 0.7 else None,
-                parent_run_id=chance.choice(jobs) if jobs and chance.random() < 0.7 else None,
+                parent_run_id=chance.choice(jobs) if jobs and chance.random() < 0.9 else None,
             )
         elif what < 0.2 and len(self.batch_ids) < 3:
             self.batch_ids.append(f"batch{len(self.batch_ids)}")
@@ -244,7 +248,9 @@ class Streams(RuleBasedStateMachine):
 
     @rule(
         who=st.integers(0, 2),
-        kind=st.sampled_from(["tag", "tags", "any", "run", "batch", "job", "all", "granted"]),
+        kind=st.sampled_from(
+            ["tag", "tags", "any", "run", "batch", "job", "job", "all", "granted"]
+        ),
         statuses=st.sampled_from(FILTERS),
         latest=st.booleans(),
         stops=st.sampled_from([True, True, False]),
@@ -268,7 +274,7 @@ class Streams(RuleBasedStateMachine):
         id = ""
         asked: dict[str, Any] = {}
         runs = [id for id in list(self.store.runs)[-8:] if id.startswith("run")]
-        jobs = [id for id in self.store.runs if id.startswith("job")]
+        jobs = [run.parent_run_id for run in self.store.runs.values() if run.parent_run_id]
         if kind in ("run", "granted"):
             if kind == "granted":
                 runs = [id for id in runs if "a" in self.store.runs[id].tags]
@@ -400,5 +406,5 @@ class Streams(RuleBasedStateMachine):
 def test_every_stream_equals_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is lost, late, doubled, cut or done at the same time."""
     monkeypatch.setattr(progress, "INTERVAL_S", 0.0)
-    how = settings(stateful_step_count=60)
+    how = settings(stateful_step_count=60, max_examples=settings().max_examples // 2)
     run_state_machine_as_test(Streams, settings=how)

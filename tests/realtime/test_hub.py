@@ -1,0 +1,453 @@
+"""The hub: what it reads, whom it looks at, and what it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from realtime.hub import Hub, HubSettings, progress
+from realtime.hub.flights import Flights
+from realtime.hub.measures import NoMeasures
+from realtime.hub.tasks import Tasks
+from realtime.session import SessionSettings
+from realtime.subscription import Wish
+from store.model import RunStatus
+from tests.doubles import FakeBroker, FakeGrant, FakeStore, RecordingOutlet, of_type
+from tests.realtime.serving import until
+from tests.realtime.watching import turns
+
+
+class Counting:
+    """One counter, gauge or histogram, and one for each of its labels."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.by: Counter[str] = Counter()
+
+    def inc(self, amount: float = 1, /) -> None:
+        self.total += amount
+
+    def set(self, value: float, /) -> None:
+        self.total = value
+
+    def observe(self, amount: float, /) -> None:
+        self.total += 1
+
+    def labels(self, **labels: str) -> _Labelled:
+        return _Labelled(self, next(iter(labels.values())))
+
+
+class _Labelled:
+    def __init__(self, counting: Counting, label: str) -> None:
+        self.counting = counting
+        self.label = label
+
+    def inc(self, amount: float = 1, /) -> None:
+        self.counting.by[self.label] += int(amount)
+
+    def set(self, value: float, /) -> None:
+        self.counting.by[self.label] = int(value)
+
+
+class CountingMeasures:
+    """Counts everything that the hub counts."""
+
+    def __init__(self) -> None:
+        for name in vars(NoMeasures):
+            if not name.startswith("_"):
+                setattr(self, name, Counting())
+
+    def __getattr__(self, name: str) -> Counting:
+        raise AttributeError(name)
+
+
+class Setting:
+    """A hub over a store of memory."""
+
+    def __init__(self, **how: Any) -> None:
+        self.store = FakeStore()
+        self.broker = FakeBroker()
+        self.store.publish = self.broker.publish
+        self.measures: Any = CountingMeasures()
+        settings = HubSettings(**({"tail_s": 1_000.0} | how))
+        self.hub = Hub(self.store, self.broker, settings=settings, measures=self.measures)
+
+    async def connect(self, *asked: dict[str, Any], live: bool = True) -> RecordingOutlet:
+        async def authenticate(token: str | None) -> FakeGrant:
+            return FakeGrant()
+
+        outlet = RecordingOutlet()
+        connection = self.hub.connect(outlet, authenticate)
+        await connection.open(None)
+        for number, each in enumerate(asked):
+            await connection.received(protocol_line({"id": number + 1} | each))
+        if live:
+            await until(lambda: outlet.types().count("live") == len(asked), "live")
+        return outlet
+
+    def tail(self) -> None:
+        self.hub.suspect(None, "test")
+
+    async def settled(self) -> None:
+        """Until a statement of the tail has passed and nothing remembers its joining."""
+        project = next(iter(self.hub.projects.values()))
+        while not all(member.is_settled for member in project.index):
+            self.tail()
+            await turns(5)
+
+
+def protocol_line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode()
+
+
+@asynccontextmanager
+async def setting(**how: Any) -> AsyncIterator[Setting]:
+    made = Setting(**how)
+    running = asyncio.create_task(made.hub.run())
+    await made.hub.ready.wait()
+    try:
+        yield made
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        assert len(asyncio.all_tasks()) == 1, asyncio.all_tasks()
+
+
+RUNS = {"type": "subscribeToRuns"}
+
+
+async def test_a_change_that_a_hint_tells_is_read_from_no_database() -> None:
+    async with setting() as s:
+        s.store.create("r")
+        outlet = await s.connect(RUNS)
+        await s.settled()
+        s.store.reads.clear()
+        s.store.update("r", status=RunStatus.EXECUTING)
+        await until(lambda: "change" in outlet.types())
+        assert not s.store.reads
+        assert s.measures.hints_total.by["next"] == 1
+
+
+async def test_what_no_hint_told_is_found_by_the_tail_and_counted() -> None:
+    async with setting() as s:
+        s.store.create("r")
+        outlet = await s.connect(RUNS)
+        s.store.write(lambda tx: tx.update("r", metadata={"n": 1}), publish=False)
+        s.tail()
+        await until(lambda: "change" in outlet.types())
+        assert s.measures.found_by_tail_total.total == 1
+
+
+async def test_hints_out_of_order_are_fetched_once_and_shown_in_order() -> None:
+    async with setting() as s:
+        s.store.create("r")
+        outlet = await s.connect(RUNS)
+        await s.settled()
+        s.broker.at_once = False
+        for n in range(6):
+            s.store.update("r", metadata={"n": n})
+        s.store.reads.clear()
+        for index in (4, 2, 2, 1, 0):
+            s.broker.deliver(index)
+        await until(lambda: outlet.types().count("change") == 6)
+        s.broker.deliver(0)
+        await turns(20)
+        versions = [message["run"]["version"] for message in of_type(outlet.said(), "change")]
+        assert versions == [2, 3, 4, 5, 6, 7]
+        assert s.store.reads == ["log"]
+        assert s.measures.fetches_total.total == 1
+
+
+async def test_a_hint_that_was_too_long_is_fetched() -> None:
+    async with setting() as s:
+        s.store.create("r")
+        outlet = await s.connect(RUNS)
+        s.store.inline_bytes = 10
+        s.store.update("r", metadata={"pad": "x" * 100})
+        await until(lambda: "change" in outlet.types())
+        assert s.measures.hints_total.by["ids"] == 1
+
+
+async def test_a_hint_of_what_never_was_holds_nothing_up() -> None:
+    """Whoever can publish can forge; the fetch finds nothing, and what follows is shown."""
+    async with setting() as s:
+        s.store.create("r")
+        outlet = await s.connect(RUNS)
+        await s.settled()
+        s.broker.at_once = False
+        s.store.update("r", metadata={"n": 1})
+        forged = s.broker.waiting.pop()
+        change = forged.change
+        future = msgspec.structs.replace(change, version=50, xid=10_000, previous_xid=9_999)
+        s.hub.hinted([msgspec.structs.replace(forged, change=future)])
+        await turns(50)
+        s.broker.at_once = True
+        s.store.update("r", metadata={"n": 2})
+        await until(lambda: outlet.types().count("change") == 2)
+
+
+async def test_payloads_of_runs_that_enter_together_are_read_together() -> None:
+    async with setting(payload_cache_bytes=0) as s:
+        for n in range(20):
+            s.store.create(f"r{n:02}")
+        outlet = await s.connect(RUNS | {"statuses": ["EXECUTING"]})
+        await s.settled()
+        s.store.reads.clear()
+        s.store.write(
+            lambda tx: [tx.update(f"r{n:02}", status=RunStatus.EXECUTING) for n in range(20)]
+        )
+        await until(lambda: outlet.types().count("change") == 20)
+        assert len(s.store.reads) <= 2
+        entered = of_type(outlet.said(), "change")
+        assert [m["run"]["payload"] for m in entered] == [{"of": f"r{n:02}"} for n in range(20)]
+
+
+async def test_a_payload_that_is_at_hand_is_not_read() -> None:
+    async with setting() as s:
+        outlet = await s.connect(RUNS | {"statuses": ["EXECUTING"]})
+        s.store.create("r")
+        s.store.reads.clear()
+        s.store.update("r", status=RunStatus.EXECUTING)
+        await until(lambda: "change" in outlet.types())
+        assert "payloads" not in s.store.reads
+
+
+async def test_nobody_is_looked_at_whom_a_change_does_not_concern(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And of those whom it concerns, all with the same wish are judged at once."""
+    judged = 0
+    admits = Wish.admits
+
+    def counted(self: Wish, *args: Any) -> bool:
+        nonlocal judged
+        judged += 1
+        return admits(self, *args)
+
+    async with setting() as s:
+        s.store.create("r")
+        asked = {"type": "subscribeToRunsWithTag", "tag": "other"}
+        for _ in range(20):
+            await s.connect(*[asked] * 10)
+        outlets = [await s.connect(RUNS, RUNS) for _ in range(10)]
+        await s.settled()
+        monkeypatch.setattr(Wish, "admits", counted)
+        s.store.update("r", metadata={"n": 1})
+        await until(lambda: all("change" in outlet.types() for outlet in outlets))
+        assert judged == 2
+        assert {tuple(of_type(outlet.said(), "change")[0]["ids"]) for outlet in outlets} == {(1, 2)}
+
+
+async def test_many_who_come_together_share_their_reads() -> None:
+    """A gateway that is stormed must not storm its database."""
+    async with setting() as s:
+        for n in range(5):
+            s.store.create(f"r{n}")
+        await s.connect(RUNS)
+        cursor = ""
+        outlet = await s.connect(RUNS)
+        cursor = of_type(outlet.said(), "live")[0]["cursor"]
+        s.store.reads.clear()
+        s.store.held = asyncio.Event()
+        outlets = [await s.connect(RUNS, live=False) for _ in range(50)]
+        await turns(10)
+        s.store.held.set()
+        await until(lambda: all("live" in outlet.types() for outlet in outlets))
+        assert s.store.reads.count("snapshot") <= 3
+        s.store.reads.clear()
+        outlets = [await s.connect(RUNS | {"cursor": cursor}) for _ in range(50)]
+        assert "log" not in s.store.reads[1:]
+        assert s.measures.resumes_total.by["ring"] == 50
+
+
+async def test_whoever_asks_gets_a_read_that_begins_after_they_asked() -> None:
+    """One that is under way may have seen the store before they were in the index."""
+    tasks = Tasks()
+    flights = Flights(tasks)
+    begun: list[asyncio.Event] = []
+
+    async def read() -> int:
+        begun.append(asyncio.Event())
+        mine = len(begun)
+        await begun[-1].wait()
+        return mine
+
+    first = asyncio.create_task(flights.get("k", read))
+    await until(lambda: begun)
+    others = [asyncio.create_task(flights.get("k", read)) for _ in range(5)]
+    await until(lambda: len(begun) == 2)
+    for event in begun:
+        event.set()
+    assert await first == 1
+    assert [await other for other in others] == [2] * 5
+    await tasks.close()
+
+
+async def test_one_who_gives_up_takes_the_read_from_nobody() -> None:
+    tasks = Tasks()
+    flights = Flights(tasks)
+    go = asyncio.Event()
+
+    async def read() -> str:
+        await go.wait()
+        return "read"
+
+    one = asyncio.create_task(flights.get("k", read))
+    two = asyncio.create_task(flights.get("k", read))
+    await turns(3)
+    one.cancel()
+    go.set()
+    assert await two == "read"
+    await tasks.close()
+
+
+async def test_only_so_many_reads_are_made_at_once() -> None:
+    tasks = Tasks()
+    flights = Flights(tasks, at_once=2)
+    now = most = 0
+
+    async def read() -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await turns(3)
+        now -= 1
+
+    await asyncio.gather(*(flights.get(n, read) for n in range(20)))
+    assert most == 2
+    await tasks.close()
+
+
+async def test_a_batch_is_read_once_for_all_and_not_too_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "INTERVAL_S", 0.05)
+    async with setting() as s:
+        s.store.batches["b"] = None
+        asked = {"type": "subscribeToBatch", "batchId": "b"}
+        outlets = [await s.connect(asked) for _ in range(10)]
+        for n in range(100):
+            s.store.create(f"r{n}", batch_id="b")
+        await until(
+            lambda: all(
+                (found := of_type(outlet.said(), "batch")) and found[-1]["batch"]["size"] == 100
+                for outlet in outlets
+            )
+        )
+        assert s.store.reads.count("batch") < 15
+        s.store.write(
+            lambda tx: [tx.update(f"r{n}", status=RunStatus.COMPLETED) for n in range(100)]
+        )
+        s.store.write(lambda tx: tx.seal("b"))
+        await until(lambda: all("end" in outlet.types() for outlet in outlets))
+        for outlet in outlets:
+            *_, last, end = outlet.said()
+            assert last["batch"]["completedAt"] is not None
+            assert end["reason"] == "completed"
+
+
+async def test_a_project_that_nobody_follows_is_let_go() -> None:
+    async with setting(linger_s=0.0) as s:
+        outlet = await s.connect(RUNS)
+        assert s.broker.followed == {"default"}
+        connection = next(iter(s.hub.connections))
+        connection.lost()
+        await until(lambda: not s.hub.projects)
+        assert not s.broker.followed
+        assert outlet.types()[-1] == "live"
+        await s.connect(RUNS)
+        assert s.broker.followed == {"default"}
+
+
+async def test_a_reader_that_takes_too_little_is_closed_and_can_resume() -> None:
+    async with setting(mailbox_bytes=10_000) as s:
+        s.store.create("r")
+        outlet = await s.connect(RUNS)
+        outlet.writable = False
+        connection = next(iter(s.hub.connections))
+        for n in range(100):
+            s.store.update("r", metadata={"n": n})
+        assert connection.mailbox.size == 0
+        outlet.writable = True
+        connection.writable()
+        assert outlet.closed is not None
+        assert outlet.closed[0] == 4408
+        cursor = of_type(outlet.said(), "live")[0]["cursor"]
+        again = await s.connect(RUNS | {"cursor": cursor})
+        assert again.types().count("change") == 100
+
+
+async def test_a_reader_of_the_latest_is_owed_one_state_a_run() -> None:
+    async with setting(mailbox_bytes=10_000) as s:
+        for n in range(5):
+            s.store.create(f"r{n}")
+        outlet = await s.connect(RUNS | {"delivery": "latest"})
+        outlet.writable = False
+        for n in range(1_000):
+            s.store.update(f"r{n % 5}", metadata={"n": n})
+        outlet.writable = True
+        next(iter(s.hub.connections)).writable()
+        changes = of_type(outlet.said(), "change")
+        assert [change["run"]["version"] for change in changes] == [201] * 5
+        assert outlet.closed is None
+
+
+async def test_whoever_was_too_slow_again_and_again_starts_from_a_snapshot() -> None:
+    """A replay that is never finished would be begun for ever."""
+    async with setting(mailbox_bytes=1_000) as s:
+        s.store.create("r")
+        outlet = await s.connect(RUNS)
+        cursor = of_type(outlet.said(), "live")[0]["cursor"]
+        for _ in range(3):
+            s.hub.was_slow(cursor)
+        again = await s.connect(RUNS | {"cursor": cursor})
+        assert of_type(again.said(), "reset")[0]["reason"] == "too_far_behind"
+
+
+async def test_a_subscription_waits_for_a_store_that_is_away_but_not_for_ever() -> None:
+    async with setting(join_s=0.3) as s:
+        s.store.away = True
+        waits = await s.connect(RUNS, live=False)
+        await until(lambda: "error" in waits.types())
+        assert of_type(waits.said(), "error")[0]["code"] == "unavailable"
+        assert "stale" in waits.types()
+
+
+async def test_a_subscription_that_waited_for_the_store_joins_when_it_is_back() -> None:
+    async with setting() as s:
+        s.store.away = True
+        outlet = await s.connect(RUNS, live=False)
+        await until(lambda: "stale" in outlet.types())
+        s.store.away = False
+        await until(lambda: "live" in outlet.types())
+        await until(lambda: "fresh" in outlet.types())
+
+
+async def test_a_heartbeat_breaks_the_silence() -> None:
+    settings = SessionSettings(heartbeat_s=0.1)
+    async with setting(session=settings) as s:
+        outlet = await s.connect(RUNS)
+        await until(lambda: outlet.types().count("heartbeat") > 1)
+
+
+async def test_one_that_fails_takes_no_other_along() -> None:
+    async with setting() as s:
+        s.store.create("r")
+        good = await s.connect(RUNS)
+        bad = await s.connect(RUNS)
+
+        def fails(*_: object) -> None:
+            raise RuntimeError("broken")
+
+        bad.write = fails  # type: ignore[method-assign, assignment]
+        s.store.update("r", metadata={"n": 1})
+        await until(lambda: "change" in good.types())
+        await until(lambda: bad.aborted)
+        assert len(s.hub.connections) == 1
