@@ -81,7 +81,9 @@ class Caddy(Between):
         super().__init__(upstream)
         site = self.of_this_test(written("caddyfile"))
         site = site.replace(":80 {", f"http://127.0.0.1:{self.port} {{")
-        (self.folder / "Caddyfile").write_text(f"{{\n\tadmin off\n\tgrace_period 1s\n}}\n{site}", encoding="utf-8")
+        (self.folder / "Caddyfile").write_text(
+            f"{{\n\tadmin off\n\tgrace_period 1s\n}}\n{site}", encoding="utf-8"
+        )
 
     def command(self) -> Sequence[str]:
         program = shutil.which("caddy")
