@@ -289,7 +289,7 @@ export class Dash {
         ${this.#token ? html`<button class="quiet" @click=${this.#leave}>Sign out</button>` : nothing}
       </header>
       ${notLive(connection, view.status, this.#notLiveSince)}
-      <main id="main" tabindex="-1" class="view ${at} ${isLive || view.status === "connecting" || view.status === "ended" ? "" : "old"}">${view.error && view.status === "ended" && at === "runs" ? html`<p class="empty bad">${view.error.message}</p>` : view.render(Date.now())}</main>
+      <main id="main" tabindex="-1" class="view ${at} ${isLive || view.status === "connecting" || view.status === "ended" ? "" : "old"}">${view.render(Date.now())}</main>
       ${this.#notice ? html`<p class="notice" role="alert">${this.#notice}</p>` : nothing}
       ${this.#question ? this.#dialog(this.#question) : nothing}`;
   }

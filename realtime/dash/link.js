@@ -47,7 +47,7 @@ export function linkView(connection, status, feed, stats) {
     ["Last trouble", connection.lastError ?? "none"],
   ];
   return html`<details class="link">
-    <summary class=${tone} title="The connection in numbers"><span class="dot" aria-hidden="true"></span><span>${word}</span>${isLive && lag ? html`<span class="lag">${lag}</span>` : nothing}</summary>
+    <summary class=${tone} title="The connection in numbers"><span class="dot" aria-hidden="true"></span><span>${word}</span>${isLive && lag ? html`<span class="lag">${lag}</span>` : nothing}${stats.gaps ? html`<span class="lag">${stats.gaps} missed</span>` : nothing}</summary>
     <div class="panel"><dl class="facts">${facts.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl></div>
   </details>`;
 }

@@ -117,6 +117,10 @@ export class RunsPage {
 
   /** @param {string} status */
   #emptiness(status) {
+    const { error } = this.value;
+    if (error) {
+      return html`<span class="bad">${error.message}</span>${error.code === "forbidden" ? html`<br>A token for some runs only shows them here when they are asked for by a tag or task that it covers.` : nothing}`;
+    }
     if (status === "connecting") return "Connecting …";
     return this.#isFiltered
       ? "No run matches. New ones appear here the moment they do."

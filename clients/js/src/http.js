@@ -46,6 +46,11 @@ export class Http {
     this.#random = random;
   }
 
+  // Browsers have `crypto.randomUUID` on secure pages only.
+  #aKey() {
+    return Array.from({ length: 4 }, () => this.#random().toString(36).slice(2)).join("");
+  }
+
   /**
    * The answer's JSON; of anything else, the answer.
    *
@@ -58,7 +63,7 @@ export class Http {
     /** @type {Record<string, string>} */
     const headers = {};
     if (body !== undefined) headers["Content-Type"] = "application/json";
-    if (method !== "GET") headers["Idempotency-Key"] = idempotencyKey ?? crypto.randomUUID();
+    if (method !== "GET") headers["Idempotency-Key"] = idempotencyKey ?? this.#aKey();
     const init = { method, headers, signal: signal ?? null, body: body === undefined ? null : JSON.stringify(body) };
     let hasAsked = false;
     for (let tries = 1; ; tries++) {

@@ -320,6 +320,48 @@ test("a fixed token that is refused is told at once", async () => {
   await assert.rejects(over, { code: "unauthorized" });
 });
 
+test("without a token, a server that wants one is waited for until it says so", async () => {
+  const world = aWorld();
+  const { over } = taken(world.runs.subscribeToRun("run_1"));
+  world.socket.onopen?.({});
+  assert.deepEqual(world.socket.taken(), []);
+  await world.clock.pass(11_000);
+  world.socket.closes(4401);
+  await assert.rejects(over, { code: "unauthorized" });
+});
+
+test("a tab that was put away lets go, and goes on when it is shown", async () => {
+  /** @type {Record<string, any>} */
+  const page = { visibilityState: "visible", listeners: {} };
+  page.addEventListener = (/** @type {string} */ name, /** @type {any} */ call) => (page.listeners[name] = call);
+  const before = { document: globalThis.document, addEventListener: globalThis.addEventListener };
+  Object.assign(globalThis, { document: page, addEventListener: page.addEventListener });
+  try {
+    const world = aWorld({ sleepAfterMs: 60_000 });
+    const stream = world.runs.subscribeToRun("run_1");
+    stream.subscribe(() => {});
+    world.socket.opens(welcome({ heartbeatS: 600 }));
+    world.socket.says(aSnapshot(aRun()), live("c1"));
+    page.visibilityState = "hidden";
+    page.listeners.visibilitychange();
+    await world.clock.pass(10_000);
+    assert.equal(world.socket.isClosed, false, "not for a moment");
+    await world.clock.pass(50_000);
+    assert.deepEqual([world.socket.isClosed, stream.getSnapshot().status], [true, "stale"]);
+    await world.clock.pass(600_000);
+    assert.equal(world.sockets.length, 1, "nothing is tried while it sleeps");
+    page.visibilityState = "visible";
+    page.listeners.visibilitychange();
+    world.socket.opens();
+    assert.equal(world.socket.taken()[0]?.cursor, "c1");
+    world.socket.closes();
+    page.listeners.online();
+    assert.equal(world.sockets.length, 3, "with the network back, nothing is waited for");
+  } finally {
+    Object.assign(globalThis, before);
+  }
+});
+
 test("a provider that is away is asked again, one that fails is told", async () => {
   let count = 0;
   const world = aWorld({
