@@ -14,7 +14,7 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from realtime.api.bodies import NoQuery
-from realtime.api.problems import bad_request, too_large
+from realtime.api.problems import Problem, bad_request, too_large
 from realtime.api.requests import parse_query
 from realtime.api.routing import Call, Operation, Resource, answer
 from realtime.api.runs import readable_run
@@ -154,7 +154,7 @@ async def content(call: Call) -> Response:
         "Cache-Control": "private, no-cache",
     }
     if "if-match" in asked and not _names(asked["if-match"], tag, weak=False):
-        return Response(status_code=412, headers=headers)
+        raise Problem("precondition_failed", "the artifact has another ETag", headers={"ETag": tag})
     if "if-none-match" in asked and _names(asked["if-none-match"], tag, weak=True):
         return Response(status_code=304, headers=headers)
     start, end, status = 0, artifact.size, 200
@@ -165,8 +165,11 @@ async def content(call: Call) -> Response:
             start, end = part
             status = 206
             if start >= end:
-                headers["Content-Range"] = f"bytes */{artifact.size}"
-                return Response(status_code=416, headers=headers)
+                raise Problem(
+                    "range_not_satisfiable",
+                    f"the artifact has {artifact.size} bytes",
+                    headers={"Content-Range": f"bytes */{artifact.size}"},
+                )
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size}"
     headers["Content-Length"] = str(end - start)
     headers["Content-Type"] = artifact.content_type
@@ -271,8 +274,8 @@ RESOURCES: Final[Sequence[Resource]] = (
                 name="downloadArtifact",
                 summary="The bytes, whole or a range of them",
                 handle=content,
-                answers={200: DEFAULT_TYPE, 206: DEFAULT_TYPE, 304: None, 416: None},
-                problems=(404,),
+                answers={200: DEFAULT_TYPE, 206: DEFAULT_TYPE, 304: None},
+                problems=(404, 412, 416),
             )
         },
     ),
