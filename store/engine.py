@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -184,9 +184,8 @@ def _committed(
     try:
         with engine.begin() as connection:
             return work(connection, *args, **kwargs)
-    except (OperationalError, sqlite3.OperationalError) as error:
-        # The second comes from the pragmas of a connection that is being made.
-        raise Unavailable(_reason(error)) from error
+    except (DatabaseError, sqlite3.DatabaseError) as error:
+        raise _told_apart(error) from error
 
 
 def _rolled_back(
@@ -195,8 +194,34 @@ def _rolled_back(
     try:
         with engine.connect() as connection:
             return work(connection, *args, **kwargs)
-    except (OperationalError, sqlite3.OperationalError) as error:
-        raise Unavailable(_reason(error)) from error
+    except (DatabaseError, sqlite3.DatabaseError) as error:
+        raise _told_apart(error) from error
+
+
+_FILE_TROUBLES: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+"""What is wrong with the file or its disk, as against: with a statement."""
+
+
+def _told_apart(error: DatabaseError | sqlite3.DatabaseError) -> Exception:
+    """Unavailable where the file cannot be used, the error itself where a statement is wrong."""
+    # The pragmas of a connection that is being made fail with the driver's own error.
+    cause = error.orig if isinstance(error, DatabaseError) else error
+    code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return Unavailable(_reason(error)) if code & 0xFF in _FILE_TROUBLES else error
 
 
 async def _to_its_end(work: asyncio.Future[T]) -> T:

@@ -247,10 +247,17 @@ class Writer:
         loop = asyncio.get_running_loop()
         began = loop.time()
         transaction = _Transaction(work)
-        try:
-            committed = await self._database.write(transaction)
-        except CommitLost as error:
-            committed = await self._after_a_lost_commit(transaction, error)
+        committed: Committed | None = None
+        again = True
+        while committed is None:
+            try:
+                committed = await self._database.write(transaction)
+            except CommitLost as error:
+                committed = await self._after_a_lost_commit(transaction, error)
+                # If nothing was done, and the database is there to say so: once more.
+                if committed is None and not again:
+                    raise Unavailable(str(error)) from error
+                again = False
         try:
             self._committed(len(committed.hints), loop.time() - began)
         except Exception:
@@ -274,11 +281,13 @@ class Writer:
             else:
                 one.future.set_result(outcome)
 
-    async def _after_a_lost_commit(self, transaction: _Transaction, error: CommitLost) -> Committed:
-        """What was committed, if the database says that it was."""
+    async def _after_a_lost_commit(
+        self, transaction: _Transaction, error: CommitLost
+    ) -> Committed | None:
+        """What was committed, if the database says that it was; None if it says it was not."""
         committed = transaction.result
         if committed is None:
-            raise Unavailable(str(error)) from error
+            return None
         outcome = None
         try:
             async with asyncio.timeout(OUTCOME_WAIT_S):
@@ -288,7 +297,7 @@ class Writer:
         if outcome == "committed":
             return committed
         if outcome == "aborted":
-            raise Unavailable(str(error)) from error
+            return None
         raise OutcomeUnknown("the database went away during the commit") from error
 
     async def _outcome(self, committed: Committed) -> str | None:
