@@ -218,7 +218,12 @@ def _judge_one(
     assert group.run is not None
     changes = group.changes
     completed = EndReason.COMPLETED if finals and wish.stop else None
-    if completed and all(fits[: finals[0] + 1]):
+    before = facets[0]
+    was_over = wish.stop and before is not None and before.status in FINAL and fits[0]
+    if was_over and not group.deleted:
+        # A resume from a cursor that has seen the end: nothing of this is the stream's any more.
+        return Verdict(None, end=EndReason.COMPLETED)
+    if completed and not was_over and all(fits[: finals[0] + 1]):
         # The stream is over with the first final version; what came after is not its.
         return Verdict(Kind.CHANGE, changes[: finals[0]], end=completed)
     if all(fits):
@@ -267,6 +272,7 @@ class Subscription(Generic[OutboxT]):
         "cursor_text",
         "delivery",
         "id",
+        "is_ending",
         "join_horizon",
         "limit",
         "live_at",
@@ -311,6 +317,8 @@ class Subscription(Generic[OutboxT]):
         self.buffered = 0
         self.overflowed = False
         self.over: EndReason | None = None
+        self.is_ending = False
+        """Whether `end` follows its `live` at once."""
         self.batch_shown: bytes | None = None
 
     @property
@@ -326,7 +334,9 @@ class Subscription(Generic[OutboxT]):
     def cursor_hash(self) -> int:
         """How it is named in a cursor made now."""
         wish = self.wish
-        going_on = wish.stop and self.over is None and (
+        # The cursor of an ending may have seen the end: whoever loses the connection before it
+        # is told would else wait for it for ever.
+        going_on = wish.stop and self.over is None and not self.is_ending and (
             wish.is_about_one or wish.selection.job_run_id is not None
         )  # fmt: skip
         return wish.hash_going_on if going_on else wish.hash
@@ -372,6 +382,7 @@ class Subscription(Generic[OutboxT]):
         self.join_horizon = None
         self.shown = {}
         self.over = None
+        self.is_ending = False
         self.batch_shown = None
         self.clear_buffer()
 

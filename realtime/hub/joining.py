@@ -358,9 +358,10 @@ class _Joining:
             connection.mailbox.put_page(line)
         self._remember(groups, horizon)
         member.over = member.over or self._over
+        ending = self._ending or self._expected
+        member.is_ending = ending is not None
         session.live(member, self._project.epoch, horizon, resumed=resumed, truncated=truncated)
         self._project.went_live(connection, member)
-        ending = self._ending or self._expected
         if ending is not None:
             self._project.end(member, ending)
 

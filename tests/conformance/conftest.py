@@ -4,6 +4,9 @@ import asyncio
 import json
 import os
 import secrets
+import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,12 +21,18 @@ from websockets.typing import Subprotocol
 from tests.processes import API_KEY, Server
 
 
+# Made once: it takes longer than most of the tests.
+TLS = ssl.create_default_context()
+
+
 @dataclass(frozen=True)
 class Target:
     """Where the server is, and who we are."""
 
     url: str
     key: str
+    key_elsewhere: str
+    """The key of another project."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -34,18 +43,27 @@ class Target:
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     given = os.environ.get("RUNSTREAM_URL")
     if given:
-        yield Target(given.rstrip("/"), os.environ["RUNSTREAM_API_KEY"])
+        keys = os.environ["RUNSTREAM_API_KEY"], os.environ["RUNSTREAM_API_KEY_ELSEWHERE"]
+        yield Target(given.rstrip("/"), *keys)
         return
     path: Path = tmp_path_factory.mktemp("conformance") / "runstream.db"
     # A short heartbeat, so that the test of it need not wait for long.
     with Server(f"sqlite:///{path}", env={"RUNSTREAM_HEARTBEAT_S": "1"}) as server:
-        yield Target(server.url, API_KEY)
+        yield Target(server.url, API_KEY, _make_key(server.database, "elsewhere"))
+
+
+def _make_key(database: str, project: str) -> str:
+    command = ["key", "create", "tests", "--project", project, "--database", database]
+    made = subprocess.run(
+        [sys.executable, "-m", "realtime.cli", *command], capture_output=True, text=True, check=True
+    )
+    return made.stdout.splitlines()[-1]
 
 
 @pytest.fixture
 async def http(target: Target) -> AsyncIterator[httpx2.AsyncClient]:
     async with httpx2.AsyncClient(
-        base_url=target.url, headers=target.headers, timeout=30
+        base_url=target.url, headers=target.headers, timeout=30, verify=TLS
     ) as client:
         yield client
 

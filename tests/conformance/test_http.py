@@ -249,9 +249,9 @@ async def test_the_server_moves_runs_whose_time_has_come(http: Http) -> None:
 
 
 async def test_heartbeats_keep_a_run_alive(http: Http) -> None:
-    run = await create(http, status="EXECUTING", heartbeatTimeout=2)
+    run = await create(http, status="EXECUTING", heartbeatTimeout=1)
     for _ in range(8):
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.25)
         answer = await http.post(f"/v1/runs/{run['id']}/heartbeat")
         assert (answer.status_code, answer.json()) == (200, {})
     now = (await http.get(f"/v1/runs/{run['id']}")).json()
@@ -390,7 +390,7 @@ async def test_an_open_batch_takes_runs_until_it_is_sealed(http: Http) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "code"),
+    "body, status, code",
     [
         (b"{", 400, "bad_request"),
         (b'{"taskIdentifier": "\xff"}', 400, "bad_request"),

@@ -184,10 +184,10 @@ async def test_tags_match_all_or_any(dial: Dial, http: Http, tag: str) -> None:
             type="subscribeToRunsWithTag", id=2, tags=[one, two], match="any"
         ) == [both, first]
         await patch(http, first, addTags=[two])
-        kinds = {}
+        kinds: dict[int, str] = {}
         while len(kinds) < 2:
             change = await socket.change()
-            kinds |= {id: change["kind"] for id in change["ids"]}
+            kinds |= dict.fromkeys(change["ids"], change["kind"])
         assert kinds == {1: "enter", 2: "change"}
 
 

@@ -126,6 +126,14 @@ def test_the_stream_of_a_run_ends_with_its_first_final_version() -> None:
     assert (stays.kind, stays.end, len(stays.changes)) == (Kind.CHANGE, None, 2)
 
 
+def test_what_comes_after_the_first_final_version_is_not_the_streams() -> None:
+    """A cursor that came with `live` may lie past the end that was never told."""
+    group = history(has(status=COMPLETED), has("late", status=COMPLETED))
+    verdict = judge(wish(run_id="r1"), group)
+    assert (verdict.kind, verdict.end) == (None, EndReason.COMPLETED)
+    assert judge(wish(run_id="r1", stop=False), group).kind is Kind.CHANGE
+
+
 def test_the_final_change_is_shown_also_if_the_run_was_deleted_with_it() -> None:
     """`end: completed` comes after the final change, never instead of it."""
     group = history(has(), has(status=COMPLETED), None, deleted=True)
