@@ -20,7 +20,6 @@ from websockets.typing import Subprotocol
 
 from tests.processes import API_KEY, Server
 
-
 # Made once: it takes longer than most of the tests.
 TLS = ssl.create_default_context()
 
