@@ -111,15 +111,15 @@ def _with_steps(connection: Connection, found: Sequence[Run]) -> list[JobRun]:
 
 def page(connection: Connection, query: JobRunQuery) -> tuple[list[JobRun], int | None]:
     """A page of job runs, newest first, and the `after` of the next."""
-    # One scan for each status, of no more rows than are wanted, and these merged: with all
-    # statuses in one condition no index has the rows in the order in which they are wanted.
-    parts = [
-        sa.select(_numbers(query, status).subquery()) for status in sorted(query.statuses)
-    ] or [_numbers(query, None)]  # fmt: skip
-    if len(parts) == 1:
-        wanted = parts[0]
+    if query.tags:
+        wanted = _tagged(query)
     else:
-        every = sa.union_all(*parts).subquery()
+        # One scan for each status, of no more rows than are wanted, and these merged: with all
+        # statuses in one condition no index has the rows in the order in which they are wanted.
+        parts = [
+            sa.select(_newest(query, status).subquery()) for status in sorted(query.statuses)
+        ] or [_newest(query, None)]
+        every = sa.union_all(*parts).subquery() if len(parts) > 1 else parts[0].subquery()
         wanted = sa.select(every.c.number).order_by(every.c.number.desc()).limit(query.limit + 1)
     numbers = list(connection.scalars(wanted))
     some = numbers[: query.limit]
@@ -132,7 +132,7 @@ def page(connection: Connection, query: JobRunQuery) -> tuple[list[JobRun], int 
     return found, some[-1] if len(numbers) > query.limit else None
 
 
-def _numbers(query: JobRunQuery, status: RunStatus | None) -> sa.Select[Any]:
+def _newest(query: JobRunQuery, status: RunStatus | None) -> sa.Select[Any]:
     """The numbers of the newest that fit, in one status or in whichever."""
     found = sa.select(runs.c.number).where(
         runs.c.project == query.project, runs.c.job_id.is_not(None)
@@ -141,21 +141,45 @@ def _numbers(query: JobRunQuery, status: RunStatus | None) -> sa.Select[Any]:
         found = found.where(runs.c.job_id == query.job_id)
     if status is not None:
         found = found.where(runs.c.status == status.value)
+    if query.after is not None:
+        found = found.where(runs.c.number < query.after)
+    found = _made_when(found, query)
+    return found.order_by(runs.c.number.desc()).limit(query.limit + 1)
+
+
+def _tagged(query: JobRunQuery) -> sa.Select[Any]:
+    """The numbers of the newest that fit, of those with the tags."""
+    first, *others = [run_tags.alias(f"tag_{place}") for place in range(len(set(query.tags)))]
+    found = (
+        sa.select(first.c.number)
+        .join(runs, sa.and_(runs.c.project == query.project, runs.c.number == first.c.number))
+        # Written so that no index on these is thought of: what has a tag is found by the tag, in
+        # the order in which it is wanted, and is then looked at.
+        .where(sa.func.coalesce(runs.c.job_id, "") != "")
+    )
+    if query.job_id is not None:
+        found = found.where(sa.func.coalesce(runs.c.job_id, "") == query.job_id)
+    if query.statuses:
+        statuses = sorted(status.value for status in query.statuses)
+        found = found.where(sa.func.coalesce(runs.c.status, "").in_(statuses))
+    for one in others:
+        found = found.join(
+            one, sa.and_(one.c.project == query.project, one.c.number == first.c.number)
+        )
+    for one, tag in zip((first, *others), sorted(set(query.tags)), strict=True):
+        found = found.where(one.c.project == query.project, one.c.tag == tag)
+    if query.after is not None:
+        found = found.where(first.c.number < query.after)
+    found = _made_when(found, query)
+    return found.order_by(first.c.number.desc()).limit(query.limit + 1)
+
+
+def _made_when(found: sa.Select[Any], query: JobRunQuery) -> sa.Select[Any]:
     if query.created_after is not None:
         found = found.where(runs.c.created_at > query.created_after)
     if query.created_before is not None:
         found = found.where(runs.c.created_at < query.created_before)
-    for place, tag in enumerate(sorted(set(query.tags))):
-        one = run_tags.alias(f"tag_{place}")
-        found = found.join(
-            one,
-            sa.and_(
-                one.c.project == query.project, one.c.tag == tag, one.c.number == runs.c.number
-            ),
-        )
-    if query.after is not None:
-        found = found.where(runs.c.number < query.after)
-    return found.order_by(runs.c.number.desc()).limit(query.limit + 1)
+    return found
 
 
 # ------------------------------------------------------------------------------------- timeline
