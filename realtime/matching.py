@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from store.model import ChangeKind, Group, Match, Selection
@@ -95,10 +95,6 @@ class Index(Generic[MemberT]):
     def of_batch(self, batch_id: str) -> list[MemberT]:
         """Whoever follows that batch."""
         return list(self._batches.get(batch_id, ()))
-
-    def batches(self) -> Iterable[str]:
-        """The batches that anybody follows."""
-        return self._batches
 
     def _topics(
         self, selection: Selection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -255,6 +255,8 @@ class FakeStore:
         self.pages_of: int | None = None
         self.inline_bytes = 1_000_000
         self.publish: Callable[[Sequence[Hint]], None] = lambda hints: None
+        self.meanwhile: Callable[[str], Awaitable[None]] | None = None
+        """Called once, after the next read has seen what it sees and before it returns."""
         self.held: asyncio.Event | None = None
         """While it is there and not set, no read begins."""
 
@@ -302,6 +304,9 @@ class FakeStore:
         self.reads.append(what)
 
     async def _end_read(self) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile(self.reads[-1])
         for _ in range(self.chance.choice(self.slowness)):
             await asyncio.sleep(0)
 

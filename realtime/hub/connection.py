@@ -71,9 +71,6 @@ class Desk(Protocol):
     def dirty(self, connection: Connection) -> None:
         """Its mailbox is no longer empty: flush it at the end of this turn."""
 
-    def opened(self, connection: Connection) -> None:
-        """It is known which project it reads."""
-
     def join(self, connection: Connection, member: Member) -> None: ...
 
     def leave(self, connection: Connection, member: Member) -> None: ...
@@ -125,10 +122,6 @@ class Connection:
         """Which project it reads, once it is authenticated."""
         return None if self.session.grant is None else self.session.grant.project
 
-    @property
-    def is_gone(self) -> bool:
-        return self._gone
-
     # -------------------------------------------------------------------------- the client's side
 
     async def open(self, token: str | None) -> None:
@@ -170,10 +163,7 @@ class Connection:
             if must:
                 self._guarded(lambda: self.session.refused(found))
             return
-        was = self.session.state
         self._guarded(lambda: self.session.granted(found, self._desk.now()))
-        if was is State.CONNECTING and self.session.state is State.OPEN:
-            self._desk.opened(self)
 
     def lost(self) -> None:
         """The connection is gone, for whatever reason."""

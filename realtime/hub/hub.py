@@ -194,9 +194,6 @@ class Hub:
         self._kinds[kind] = self._kinds.get(kind, 0) + more
         self.measures.connections.labels(kind=kind).set(self._kinds[kind])
 
-    def opened(self, connection: Connection) -> None:
-        """A connection is authenticated."""
-
     def closed(self, connection: Connection, code: int) -> None:
         """A connection is over."""
         if connection in self.connections:

@@ -366,6 +366,101 @@ async def test_a_project_that_nobody_follows_is_let_go() -> None:
         assert s.broker.followed == {"default"}
 
 
+async def test_a_join_is_remembered_until_a_statement_has_passed_that_began_after_it() -> None:
+    """One that was under way has an older horizon: by it, what the join has shown is unseen."""
+    async with setting() as s:
+        s.store.create("r")
+        await s.connect(RUNS)
+        await s.settled()
+        s.broker.at_once = False
+        outlet = RecordingOutlet()
+
+        async def change_and_join(read: str) -> None:
+            nonlocal outlet
+            assert read == "log"
+            s.store.update("r", metadata={"n": 1})
+            outlet = await s.connect(RUNS)
+
+        s.store.meanwhile = change_and_join
+        s.tail()
+        await until(lambda: outlet.lines)
+        await turns(20)
+        s.broker.deliver(0)
+        await turns(20)
+        assert of_type(outlet.said(), "snapshot")[0]["runs"][0]["version"] == 2
+        assert "change" not in outlet.types()
+
+
+async def test_what_a_later_page_of_a_replay_has_shown_is_not_shown_again() -> None:
+    """Each page is a statement of its own, and sees more than the one before."""
+    async with setting(linger_s=0.0) as s:
+        for id in ("a", "b"):
+            s.store.create(id)
+        outlet = await s.connect(RUNS)
+        cursor = of_type(outlet.said(), "live")[0]["cursor"]
+        next(iter(s.hub.connections)).lost()
+        await until(lambda: not s.hub.projects)
+        s.store.pages_of = 1
+        for id in ("a", "b"):
+            s.store.update(id, metadata={"n": 1})
+        follows = await s.connect(RUNS | {"snapshot": False})
+        await s.settled()
+        s.broker.at_once = False
+
+        async def change_b(read: str) -> None:
+            assert read == "log"
+            s.store.update("b", metadata={"n": 2})
+
+        s.store.meanwhile = change_b
+        again = await s.connect(RUNS | {"cursor": cursor})
+        assert again.types().count("change") == 3
+        s.broker.deliver(0)
+        await until(lambda: "change" in follows.types())
+        assert again.types().count("change") == 3
+
+
+async def test_a_job_run_ends_after_the_last_changes_of_its_children() -> None:
+    """They are of one transaction, and hints come in any order."""
+    async with setting() as s:
+        s.store.create("job", status=RunStatus.EXECUTING)
+        s.store.create("step", parent_run_id="job", status=RunStatus.EXECUTING)
+        outlet = await s.connect({"type": "subscribeToJobRun", "jobRunId": "job"})
+        await s.settled()
+        s.broker.at_once = False
+        s.store.write(
+            lambda tx: [tx.update(id, status=RunStatus.COMPLETED) for id in ("step", "job")]
+        )
+        s.broker.deliver(1)
+        await until(lambda: "end" in outlet.types())
+        assert outlet.types()[-3:] == ["change", "change", "end"]
+
+
+async def test_a_resume_ends_although_the_end_lies_before_its_cursor() -> None:
+    """The cursor may come from a stream that was to stay: nothing after it says `final`."""
+    async with setting() as s:
+        s.store.create("r", status=RunStatus.COMPLETED)
+        asked = {"type": "subscribeToRun", "runId": "r"}
+        outlet = await s.connect(asked | {"stopOnCompletion": False})
+        assert outlet.types()[-1] == "live"
+        cursor = of_type(outlet.said(), "live")[0]["cursor"]
+        again = await s.connect(asked | {"cursor": cursor})
+        await until(lambda: "end" in again.types())
+        assert again.types() == ["welcome", "live", "end"]
+
+
+async def test_a_stream_that_goes_on_resumes_without_a_look_at_its_run() -> None:
+    """Five thousand that come back at once must not be five thousand statements."""
+    async with setting() as s:
+        s.store.create("r")
+        asked = {"type": "subscribeToRun", "runId": "r"}
+        outlet = await s.connect(asked)
+        cursor = of_type(outlet.said(), "live")[0]["cursor"]
+        s.store.reads.clear()
+        again = await s.connect(asked | {"cursor": cursor})
+        assert again.types() == ["welcome", "live"]
+        assert not s.store.reads
+
+
 async def test_a_reader_that_takes_too_little_is_closed_and_can_resume() -> None:
     async with setting(mailbox_bytes=10_000) as s:
         s.store.create("r")
