@@ -329,7 +329,7 @@ async def test_redirects_are_not_followed(
 async def test_an_endpoint_that_hangs_slows_nobody_else(
     store: RunStore, receiver: Receiver
 ) -> None:
-    async with at_work(store, attempt_s=5.0) as hooks:
+    async with at_work(store, attempt_s=20.0) as hooks:
         slow = [await an_endpoint(hooks, receiver, path=f"/slow{i}") for i in range(3)]
         for i in range(3):
             receiver.behaviour[f"/slow{i}"] = hang
