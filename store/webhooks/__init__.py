@@ -193,6 +193,8 @@ class Webhooks:
                     )
                 if await self._database.write(planning.keep, planned):
                     made += len(planned.rows)
+                if not planned.rows and not planned.more:
+                    break
         if made:
             self._due.set()
         return made
