@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from runstream import Batch, Run, Runstream, RunStatus, Task
+from runstream import Batch, Run, RunStatus, Runstream, Task
 from tests.processes import API_KEY, ROOT, Server
 
 PAGE = ROOT / "docs" / "protocol.md"
