@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from importlib.resources import files
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from alembic import command
@@ -12,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
-from store.engine import Database
+from store.engine import LOCK_WAIT, Database
 from store.errors import SchemaTooNew
 
 _LOCK = 0x52756E7374  # any number that other programs on the same PostgreSQL do not use
@@ -24,14 +26,23 @@ async def migrate(database: Database) -> tuple[str | None, str]:
     Returns the revisions before (None: it was empty) and after. Raises SchemaTooNew for a
     database that a newer version has migrated; that is left as it is.
     """
-    return await database.write(_migrate)
+    # Alembic keeps what it is at in variables of its module.
+    async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        return await database.write(_migrate)
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
 def _migrate(connection: Connection) -> tuple[str | None, str]:
     if connection.dialect.name == "postgresql":
+        # Another server may take its time; what it makes is not waited for like a row.
+        connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
     config = Config()
-    config.set_main_option("script_location", str(files("store") / "migrations"))
+    folder = str(files("store") / "migrations")
+    config.set_main_option("script_location", folder.replace("%", "%%"))
     config.attributes["connection"] = connection
     script = ScriptDirectory.from_config(config)
     newest = script.get_current_head()
