@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -13,8 +11,6 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 

@@ -9,12 +9,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, NewType
+from typing import Any, Final
 
 import msgspec
-
-RunId = NewType("RunId", str)
-BatchId = NewType("BatchId", str)
 
 
 class RunStatus(StrEnum):

@@ -237,8 +237,3 @@ def write(messages: Iterable[ClientMessage], max_bytes: int) -> list[bytes]:
         else:
             texts.append(line)
     return texts
-
-
-def about_one_run(wish: Wish) -> bool:
-    """Whether the stream is of a single run."""
-    return isinstance(wish, SubscribeToRun)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Generic, Self, TypeVar, cast
 
 from runstream.bell import Bell
 from runstream.changes import Change, Changed, Entered, Left, Reset
@@ -232,6 +232,3 @@ class Subscription(Generic[RunT]):
         # Not for those that ended or never began: they have nothing to give back.
         if getattr(self, "_has_begun", False) and not self._stream.is_over:
             self._connection.unsubscribe_soon(self._stream)
-
-
-AnySubscription = Subscription[Any]
