@@ -289,3 +289,76 @@ async def test_options_of_events_work_as_on_a_socket(http: Http, tag: str) -> No
     path = f"/v1/realtime/runs?tag={tag}&createdAfter={run['createdAt']}&isTest=false"
     async with stream(http, path) as events:
         assert (await events.next()).type == "live"
+
+
+async def told_on_resume(dial: Dial, cursor: str, **wish: Any) -> list[tuple[str, Any]]:
+    """What a resume is told to the end: types, with what else tells them apart."""
+    async with dial() as socket:
+        await socket.send(id=1, cursor=cursor, **wish)
+        end = await socket.until("end")
+        return [
+            (m["type"], m.get("kind") or m.get("reason"))
+            for m in (*socket.seen[1:-1], end)
+            if m["type"] != "heartbeat"
+        ]
+
+
+async def test_a_run_that_was_deleted_meanwhile_is_said_so(dial: Dial, http: Http) -> None:
+    """After its final change, if that was not told either."""
+    run = await create(http)
+    wish: dict[str, Any] = {"type": "subscribeToRun", "runId": run["id"]}
+    async with dial() as socket:
+        await socket.join(id=1, **wish)
+        before = socket.seen[-1]["cursor"]
+        await socket.join(id=2, stopOnCompletion=False, **wish)
+    await patch(http, run, status="CANCELED")
+    async with dial() as socket:
+        await socket.join(id=1, stopOnCompletion=False, **wish)
+        after = socket.seen[-1]["cursor"]
+    await http.delete(f"/v1/runs/{run['id']}")
+    completed = [("change", "change"), ("live", None), ("end", "completed")]
+    assert await told_on_resume(dial, before, **wish) == completed
+    deleted = [("change", "leave"), ("live", None), ("end", "deleted")]
+    assert await told_on_resume(dial, after, stopOnCompletion=False, **wish) == deleted
+
+
+async def test_a_batchs_end_is_told_to_whoever_lost_the_connection_before(
+    dial: Dial, http: Http
+) -> None:
+    made = await http.post("/v1/batches", json={"items": [{"taskIdentifier": "b"}]})
+    [run], batch = made.json()["runs"], made.json()["batch"]
+    wish = {"type": "subscribeToBatch", "batchId": batch["id"]}
+    async with dial() as socket:
+        await socket.join(id=1, **wish)
+        before = socket.seen[-1]["cursor"]
+    await patch(http, run, status="CANCELED")
+    async with dial() as socket:
+        await socket.join(id=1, **wish)
+        after = socket.seen[-1]["cursor"]
+    over = [("live", None), ("batch", None), ("end", "completed")]
+    assert await told_on_resume(dial, before, **wish) == [("change", "change"), *over]
+    assert await told_on_resume(dial, after, **wish) == over
+
+
+async def test_a_job_runs_end_is_told_to_whoever_lost_the_connection_before(
+    dial: Dial, http: Http
+) -> None:
+    workflow = (await http.post("/v1/workflows", json={"name": "w", "taskIdentifier": "w"})).json()
+    config = {"workflowExecutionOrder": [workflow["id"]]}
+    job = (await http.post("/v1/jobs", json={"name": "j", "config": config})).json()
+    job_run = (await http.post("/v1/job-runs", json={"jobId": job["id"]})).json()
+    wish = {"type": "subscribeToJobRun", "jobRunId": job_run["id"]}
+    async with dial() as socket:
+        await socket.join(id=1, **wish)
+        before = socket.seen[-1]["cursor"]
+    [step] = job_run["workflowRuns"]
+    await patch(http, step, status="EXECUTING")
+    await patch(http, step, status="COMPLETED")
+    async with dial() as socket:
+        shown = await socket.join(id=1, **wish)
+        assert {run["status"] for run in shown} == {"COMPLETED"}
+        after = socket.seen[-1]["cursor"]
+    told = await told_on_resume(dial, before, **wish)
+    assert told[-2:] == [("live", None), ("end", "completed")]
+    assert told[:-2] == [("change", "change")] * 4
+    assert await told_on_resume(dial, after, **wish) == told[-2:]
