@@ -43,6 +43,7 @@ check: $(STAMP) ## format, lint, types, import contracts; changes nothing
 fix: $(STAMP) ## formats, and mends what can be mended
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	cp clients/js/src/*.js realtime/dash/client/
 
 bench: $(STAMP) ## the benchmarks
 	@$(BIN)/python -m bench $(ARGS)

@@ -82,7 +82,7 @@ class Watched:
 
     def __init__(self, page: Page, origins: tuple[str, ...]) -> None:
         self.page = page
-        self.allowed: list[str] = ["/artifacts)", "/favicon.ico)"]
+        self.allowed: list[str] = ["/favicon.ico)"]
         """Parts of errors that are meant: a server that is down is one."""
         self._origins = origins
         self._errors: list[str] = []
