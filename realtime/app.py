@@ -21,6 +21,7 @@ from realtime.api.origins import Origins
 from realtime.auth import Authority, Grant
 from realtime.gateway import WebSocketEndpoint
 from realtime.hub import Hub, HubSettings
+from realtime.limits import RequestLimits
 from realtime.metrics import Metrics
 from realtime.session import SessionSettings
 from realtime.settings import Settings
@@ -51,6 +52,13 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.limits = RequestLimits(
+            key_per_s=settings.key_requests_per_s,
+            token_per_s=settings.token_requests_per_s,
+            guesses_per_s=settings.guesses_per_s,
+            bodies_bytes=settings.bodies_bytes,
+            body_patience_s=settings.body_patience_s,
+        )
         self.draining = False
         self.has_failed = False
         """A part failed without which nothing goes on: the process is to end."""
@@ -109,7 +117,10 @@ class Runtime:
         await self.store.housekeeping.prepare()
         self.access = Access(database)
         self.authority = Authority(
-            self.access, first_key=settings.api_key, loopback=settings.is_loopback
+            self.access,
+            first_key=settings.api_key,
+            loopback=settings.is_loopback,
+            guesses=self.limits.guesses,
         )
         await self.authority.start()
         self.hub = Hub(self.store, broker, settings=_hub_settings(settings), measures=self.metrics)
@@ -160,6 +171,7 @@ def create_app(settings: Settings) -> Starlette:
                 settings=settings,
                 metrics=runtime.metrics,
                 health=runtime,
+                limits=runtime.limits,
             )
             app.router.routes[:] = [
                 *api.routes(services),
@@ -185,9 +197,11 @@ def create_app(settings: Settings) -> Starlette:
 
 
 def _streams(runtime: Runtime) -> list[BaseRoute]:
-    async def granted(token: str | None, _address: str | None) -> Grant:
+    async def granted(token: str | None, address: str | None) -> Grant:
         # Who may call at all, from where and out of which page, Origins has looked at.
-        return await runtime.authority.grant(token)
+        grant = await runtime.authority.grant(token, address)
+        runtime.limits.request(key_id=grant.key_id, token_id=grant.token_id)
+        return grant
 
     return [
         WebSocketRoute("/v1/realtime", WebSocketEndpoint(runtime.hub, granted)),
@@ -221,9 +235,15 @@ def _hub_settings(settings: Settings) -> HubSettings:
             authenticate_s=settings.authenticate_s,
             subscriptions=settings.subscriptions,
             message_bytes=settings.message_bytes,
+            key_messages_per_s=settings.key_messages_per_s,
+            token_messages_per_s=settings.token_messages_per_s,
             server=f"runstream/{VERSION}",
         ),
         connections=settings.connections,
+        connections_per_address=settings.connections_per_address,
+        connections_per_project=settings.connections_per_project,
+        sse_connections=settings.sse_connections,
+        unauthenticated=settings.unauthenticated,
         mailbox_bytes=settings.mailbox_bytes,
         slow_consumer_s=settings.slow_consumer_s,
         replay_changes=settings.replay_changes,

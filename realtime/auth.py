@@ -21,6 +21,7 @@ from typing import Any, Final
 import jwt
 import msgspec
 
+from realtime.limits import Buckets
 from store.access import TOKEN_LIFE_MAX, Access, ApiKey, Revocations, SigningSecret
 from store.errors import StoreError
 from store.model import ALWAYS_SENT, WIRE_FIELDS, Facet, Match, Run, Selection, new_id
@@ -286,9 +287,15 @@ class Authority:
     """
 
     def __init__(
-        self, access: Access, *, first_key: str | None = None, loopback: bool = False
+        self,
+        access: Access,
+        *,
+        first_key: str | None = None,
+        loopback: bool = False,
+        guesses: Buckets | None = None,
     ) -> None:
         self._access = access
+        self._guesses = guesses
         self._first_hash = None if first_key is None else key_hash(first_key)
         self._loopback = loopback
         self._any_key = first_key is not None
@@ -340,10 +347,11 @@ class Authority:
             return (grant.project, grant.token_id) not in self._revoked
         return self.open
 
-    async def grant(self, token: str | None) -> Grant:
-        """What the key or token grants; None is no token at all.
+    async def grant(self, token: str | None, address: str | None = None) -> Grant:
+        """What the key or token grants to somebody at that address; None is no token at all.
 
-        Raises Unauthorized, or Unavailable if it is an unknown key while the database is away.
+        Raises Unauthorized, TooMany if too many unknown ones came from there, or Unavailable if
+        it is an unknown key while the database is away.
         """
         if token is None:
             if self.open:
@@ -354,10 +362,10 @@ class Authority:
         ):
             return _FIRST_KEY
         if token.count(".") == 2:
-            return await self._token_grant(token)
+            return await self._token_grant(token, address)
         if self.open:
             return _EVERYBODY  # a key of another server: here nobody needs one
-        return await self._key_grant(token)
+        return await self._key_grant(token, address)
 
     async def authenticate(self, token: str | None) -> Grant | str:
         """As `grant`, but says why there is none instead of raising Unauthorized."""
@@ -366,15 +374,17 @@ class Authority:
         except Unauthorized as refused:
             return str(refused)
 
-    async def _key_grant(self, token: str) -> Grant:
+    async def _key_grant(self, token: str, address: str | None) -> Grant:
         if not _KEY.fullmatch(token):
             raise Unauthorized(Denied.INVALID)
         hash = key_hash(token)
         key = self._keys.get(hash)
         if key is None:
+            self._guess(address)
             key = await self._access.find_key(hash)
             if key is None or not hmac.compare_digest(key.hash, hash):
                 raise Unauthorized(Denied.INVALID)
+            self._guessed_right(address)
             self._keys[hash] = key
             while len(self._keys) > 10_000:
                 self._keys.popitem(last=False)
@@ -387,14 +397,14 @@ class Authority:
             key_id=key.id,
         )
 
-    async def _token_grant(self, token: str) -> Grant:
+    async def _token_grant(self, token: str, address: str | None) -> Grant:
         if len(token) > TOKEN_CHARS_MAX:
             raise Unauthorized(Denied.INVALID)
         try:
             kid = jwt.get_unverified_header(token).get("kid")
         except (jwt.InvalidTokenError, ValueError, RecursionError):
             raise Unauthorized(Denied.INVALID) from None
-        secret = await self._secret(kid)
+        secret = await self._secret(kid, address)
         try:
             claims = msgspec.convert(
                 jwt.decode(
@@ -430,14 +440,26 @@ class Authority:
             one_time=claims.one_time,
         )
 
-    async def _secret(self, kid: object) -> SigningSecret:
+    # What is not in memory costs a read of the database, so nobody may ask for much of it.
+
+    def _guess(self, address: str | None) -> None:
+        if self._guesses is not None:
+            self._guesses.take(address)
+
+    def _guessed_right(self, address: str | None) -> None:
+        if self._guesses is not None:
+            self._guesses.give_back(address)
+
+    async def _secret(self, kid: object, address: str | None) -> SigningSecret:
         if not isinstance(kid, str) or not _KID.fullmatch(kid):
             raise Unauthorized(Denied.INVALID)
         secret = self._secrets.get(kid)
         if secret is None:
+            self._guess(address)
             secret = await self._access.find_secret(kid)
             if secret is None:
                 raise Unauthorized(Denied.INVALID)
+            self._guessed_right(address)
             self._secrets[kid] = secret
         return secret
 

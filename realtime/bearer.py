@@ -11,7 +11,7 @@ from realtime.hub.connection import Authenticate
 from realtime.subscription import Grant
 
 Authority = Callable[[str | None, str | None], Awaitable[Grant]]
-"""What the token grants to somebody at that address; raises Unauthorized."""
+"""What the token grants to somebody at that address; raises Unauthorized or TooMany."""
 
 
 def bearer(scope: Scope) -> str | None:
@@ -24,10 +24,15 @@ def bearer(scope: Scope) -> str | None:
     return None
 
 
+def address_of(scope: Scope) -> str | None:
+    """Where it comes from, as far as that is known."""
+    client = scope.get("client")
+    return client[0] if client else None
+
+
 def asks(authority: Authority, scope: Scope) -> Authenticate:
     """How the connection finds out what a token grants."""
-    client = scope.get("client")
-    host = client[0] if client else None
+    host = address_of(scope)
 
     async def authenticate(token: str | None) -> Grant | str:
         try:

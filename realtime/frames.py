@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 from websockets.http11 import Request
+
+from realtime.limits import Handshakes
 
 EXTENSION: Final = "runstream.frames"
 ABORT_EXTENSION: Final = "runstream.abort"
@@ -40,10 +44,14 @@ class Link:
     def writable(self) -> bool:
         """Whether it takes another frame just now."""
         protocol = self._protocol
+        transport = protocol.transport
+        # This is asked for each frame and reader: `is_over` is written out.
         return (
-            protocol.writable.is_set()
-            and not protocol.is_over
-            and protocol.transport.get_write_buffer_size() < BUFFER_BYTES
+            transport.get_write_buffer_size() < BUFFER_BYTES
+            and not protocol.close_sent
+            and not protocol.disconnected
+            and not transport.is_closing()
+            and protocol.writable.is_set()
         )
 
     def write(self, frame: bytes) -> None:
@@ -136,11 +144,137 @@ class FramesProtocol(WebSocketsSansIOProtocol):
             self._abort_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
 
 
+class Config(uvicorn.Config):
+    """uvicorn's configuration, and what its protocols share here."""
+
+    def __init__(self, app: ASGIApp, *, handshakes: Handshakes, **given: Any) -> None:
+        super().__init__(app, **given)
+        self.handshakes = handshakes
+
+
+HEADERS_MAX: Final = 128
+"""Header lines of one request; the WebSocket library takes as many."""
+WEBSOCKET_LINE_BYTES: Final = 8_000
+"""The longest line of a WebSocket's handshake; its library gives up on longer ones."""
+
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
+
+
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with a way to drop a reader of server-sent events that reads
-    nothing: `scope["extensions"]["runstream.abort"]()`."""
+    """uvicorn's HTTP protocol, with bounds on what comes before a request is known.
+
+    A head takes only so long, and is only so long; a request that was answered before its end
+    gets no longer to end. Also a way to drop a reader of server-sent events that reads nothing:
+    `scope["extensions"]["runstream.abort"]()`.
+    """
+
+    _head_bytes = 0
+    """How much has come of a head that is not complete."""
+    _in_head = True
+    _is_too_large = False
+    _is_upgraded = False
+    """Whether the connection is another protocol's by now."""
+    _message_is_open = False
+    """Whether a request has begun that has not been read to its end."""
+
+    def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self._handshakes: Handshakes | None = getattr(config, "handshakes", None)
+        self._is_waited_for = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        """From now on it has only so long."""
+        if self._handshakes is not None and not self._is_waited_for:
+            self._is_waited_for = True
+            address = self.client[0] if self.client else ""
+            self._handshakes.enter(self, address, self.transport.abort)
+
+    def _wait_no_more(self) -> None:
+        if self._is_waited_for and self._handshakes is not None:
+            self._is_waited_for = False
+            self._handshakes.leave(self)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_upgraded or self.transport.is_closing() or self._handshakes is None:
+            return
+        if self._in_head:
+            # The parser keeps what it has of a line to itself, so this is counted here.
+            self._head_bytes += len(data)
+            if self._head_bytes > self._handshakes.head_bytes:
+                self._refuse_head()
+                return
+            self._wait()
+        elif not self._message_is_open and self.cycle.response_complete:
+            # Blank lines, or the end of a body that was not waited for. uvicorn's own timer for
+            # idle connections is gone with the first byte.
+            self._wait()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_head = True
+        self._message_is_open = True
+        self._head_bytes = 0
         extensions = {ABORT_EXTENSION: self.transport.abort}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What follows a chunked body comes this way too, and is of no use to anybody.
+        if not self._in_head:
+            return
+        if len(self.headers) >= HEADERS_MAX:
+            self._is_too_large = True
+            raise ValueError("too many headers")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._wait_no_more()
+        if self._handshakes is not None:
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > self._handshakes.head_bytes:
+                self._is_too_large = True
+                raise ValueError("too long a head")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._message_is_open = False
+        self._wait_no_more()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._message_is_open and not self.transport.is_closing():
+            self._wait()
+
+    def handle_websocket_upgrade(self) -> None:
+        lines = [len(self.url), *(len(name) + len(value) for name, value in self.headers)]
+        if max(lines) > WEBSOCKET_LINE_BYTES:
+            self._refuse_head()
+            return
+        self._wait_no_more()
+        self._is_upgraded = True
+        super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._is_too_large:
+            self._refuse_head()
+        else:
+            super().send_400_response(msg)
+
+    def _refuse_head(self) -> None:
+        self._wait_no_more()
+        self.transport.write(_TOO_LARGE)
+        self.transport.close()

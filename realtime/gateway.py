@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
-from realtime.bearer import Authority, asks, bearer
+from realtime.bearer import Authority, address_of, asks, bearer
 from realtime.hub import Connection, Hub
 from realtime.outlets import FrameOutlet, TaskOutlet, WebSocketOutlet
 from realtime.protocol import SUBPROTOCOL, CloseCode
@@ -37,7 +37,9 @@ class WebSocketEndpoint:
         await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if offered else None})
         link = scope.get("extensions", {}).get(FRAMES)
         outlet = WebSocketOutlet(send) if link is None else FrameOutlet(link)
-        connection = self._hub.connect(outlet, asks(self._authority, scope), kind="websocket")
+        connection = self._hub.connect(
+            outlet, asks(self._authority, scope), kind="websocket", address=address_of(scope)
+        )
         outlet.attach(connection)
         if isinstance(outlet, FrameOutlet):
             await self._carry(connection, scope, receive)

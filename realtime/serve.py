@@ -19,6 +19,8 @@ import click
 import uvicorn
 
 from realtime.app import Runtime, create_app
+from realtime.frames import Config
+from realtime.limits import Handshakes
 from realtime.settings import Settings
 from store.errors import StoreError
 
@@ -135,8 +137,9 @@ def run_server(
     """Serves in this process, on these sockets, until a signal ends it. Raises CannotServe."""
     app = create_app(settings)
     runtime: Runtime = app.state.runtime
-    config = uvicorn.Config(
+    config = Config(
         app,
+        handshakes=Handshakes(settings.unauthenticated, settings.handshake_s),
         loop=settings.loop,
         http="realtime.frames:HttpProtocol",
         ws="realtime.frames:FramesProtocol",

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
 from realtime import protocol
+from realtime.bucket import Bucket
 from realtime.errors import BadCursor
 from realtime.mailbox import Mailbox
 from realtime.protocol import (
@@ -47,6 +48,9 @@ class SessionSettings:
     checkpoint_s: float = 5.0
     subscriptions: int = 1_000
     message_bytes: int = 65_536
+    key_messages_per_s: float = 0.0
+    token_messages_per_s: float = 0.0
+    """Of messages that are work; 0: any number."""
     server: str = "runstream"
 
 
@@ -127,6 +131,7 @@ class Session:
         self._close_at: float | None = None
         self._stale = False
         self._wishes: tuple[int, ...] | None = None
+        self._bucket: Bucket | None = None
 
     # ------------------------------------------------------------------------------- messages in
 
@@ -142,6 +147,8 @@ class Session:
                     return self._unauthenticated()
                 self._error(id, ErrorCode.BAD_REQUEST, detail)
                 return []
+            case Authenticate() | Ping() | Subscribe() if not self._in_time(message, now):
+                return []
             case Authenticate(token=token):
                 return [Authentication(token)]
             case _ if self.state is State.CONNECTING:
@@ -155,6 +162,26 @@ class Session:
                 return self._subscribe(message, now)
         raise AssertionError(message)
 
+    def _in_time(self, message: Authenticate | Ping | Subscribe, now: Moment) -> bool:
+        """Whether it does not come too soon after those before it; else that is said."""
+        wait_s = 0.0 if self._bucket is None else self._bucket.take(now.monotonic)
+        if wait_s:
+            self._error(
+                message.id if isinstance(message, Subscribe) else None,
+                ErrorCode.TOO_MANY_REQUESTS,
+                f"too many messages: try again in {wait_s:.2f} s",
+            )
+        return not wait_s
+
+    def _bucket_for(self, grant: Grant, now: Moment) -> Bucket | None:
+        settings = self.settings
+        rate = (
+            settings.key_messages_per_s if grant.token_id is None else settings.token_messages_per_s
+        )
+        # Whoever comes back subscribes to all it had, at once.
+        burst = max(10 * rate, settings.subscriptions + 1)
+        return Bucket(rate, burst, now.monotonic) if rate else None
+
     def granted(self, grant: Grant, now: Moment) -> list[Effect]:
         """A token was good: the first one, or one in place of another."""
         if self.state is State.CLOSED:
@@ -164,6 +191,7 @@ class Session:
         if self.grant is None:
             self.grant = grant
             self.state = State.OPEN
+            self._bucket = self._bucket_for(grant, now)
             self._say(
                 protocol.welcome(
                     connection_id=self.connection_id,

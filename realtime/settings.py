@@ -88,6 +88,47 @@ class Settings:
     connections: int = _setting(
         100_000, "Streams that one process holds; more are sent away.", least=1
     )
+    connections_per_project: int | None = _setting(
+        None, "Streams of one project in one process.", least=1
+    )
+    connections_per_address: int | None = _setting(
+        None, "Streams from one address in one process; mind the proxies.", least=1
+    )
+    sse_connections: int | None = _setting(
+        None, "Streams of server-sent events in one process.", least=1
+    )
+    unauthenticated: int = _setting(
+        4_000,
+        "Connections in one process that have not yet said what they want, and as many WebSockets "
+        "without a token; beyond, those go that have waited longest.",
+        least=1,
+    )
+    handshake_s: float = _setting(
+        10.0, "How long the head of a request may take to come.", least=0.1
+    )
+    body_patience_s: float = _setting(
+        30.0, "How long a body may stand still, or come slower than 1 KB a second.", least=0.1
+    )
+    bodies_bytes: int = _setting(
+        512_000_000, "How much of bodies one process holds while they come.", least=65_536
+    )
+    key_requests_per_s: float = _setting(
+        0.0, "HTTP requests and new streams with one API key, in one process; 0: any number.",
+        least=0,
+    )  # fmt: skip
+    token_requests_per_s: float = _setting(
+        200.0, "HTTP requests and new streams with one public access token; 0: any number.",
+        least=0,
+    )  # fmt: skip
+    key_messages_per_s: float = _setting(
+        0.0, "Messages on one WebSocket of an API key; 0: any number.", least=0
+    )
+    token_messages_per_s: float = _setting(
+        200.0, "Messages on one WebSocket of a public access token; 0: any number.", least=0
+    )
+    guesses_per_s: float = _setting(
+        20.0, "Unknown keys that are looked up for one address; 0: any number.", least=0
+    )
     subscriptions: int = _setting(1_000, "Subscriptions on one connection.", least=1)
     message_bytes: int = _setting(65_536, "The longest message a client may send.", least=1_024)
     mailbox_bytes: int = _setting(

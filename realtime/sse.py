@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
@@ -16,9 +17,10 @@ from starlette.types import Receive, Scope, Send
 
 from realtime import protocol
 from realtime.auth import Unauthorized
-from realtime.bearer import Authority, bearer
+from realtime.bearer import Authority, address_of, bearer
 from realtime.hub import Connection, Hub
 from realtime.hub.packing import Packing
+from realtime.limits import TooMany
 from realtime.outlets import TaskOutlet
 from realtime.protocol import AnySubscribe, CloseCode, EndReason, ErrorCode
 from realtime.subscription import Grant
@@ -89,12 +91,13 @@ class _Endpoint:
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
-        client = scope.get("client")
         try:
-            grant = await self._authority(bearer(scope), client[0] if client else None)
+            grant = await self._authority(bearer(scope), address_of(scope))
             asked = self._read(scope, last_id)
         except Unauthorized as error:
             await refuse(send, ErrorCode.UNAUTHORIZED, str(error))
+        except TooMany as error:
+            await refuse(send, ErrorCode.TOO_MANY_REQUESTS, str(error), error.retry_after_s)
         except StoreError:
             await refuse(send, ErrorCode.UNAVAILABLE, "the token can't be looked up just now")
         except ValueError as error:
@@ -148,7 +151,9 @@ class _Endpoint:
 
         hub = self._hub
         settings = replace(hub.settings.session, checkpoint_s=CHECKPOINT_S)
-        connection = hub.connect(outlet, granted, kind="sse", session=settings)
+        connection = hub.connect(
+            outlet, granted, kind="sse", session=settings, address=address_of(scope)
+        )
         outlet.attach(connection)
         watcher = asyncio.create_task(_until_gone(receive, outlet), name="SSE reader")
         try:
@@ -273,7 +278,7 @@ class _SseOutlet(TaskOutlet):
         return before + name + b"event: " + type_.encode() + b"\ndata: " + line + b"\n\n"
 
 
-async def refuse(send: Send, code: ErrorCode, detail: str) -> None:
+async def refuse(send: Send, code: ErrorCode, detail: str, retry_after_s: float = 1.0) -> None:
     """Answers with problem details (RFC 9457)."""
     status = _STATUS[code]
     body = msgspec.json.encode(
@@ -291,7 +296,7 @@ async def refuse(send: Send, code: ErrorCode, detail: str) -> None:
         (b"cache-control", b"no-store"),
     ]
     if status in (429, 503):
-        headers.append((b"retry-after", b"1"))
+        headers.append((b"retry-after", b"%d" % math.ceil(retry_after_s)))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

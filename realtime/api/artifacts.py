@@ -18,6 +18,7 @@ from realtime.api.problems import Problem, bad_request, too_large
 from realtime.api.requests import parse_query
 from realtime.api.routing import Call, Operation, Resource, answer
 from realtime.api.runs import readable_run
+from realtime.limits import paced
 from store.artifactrows import Artifact
 from store.errors import NotFound
 from store.model import wire_value
@@ -72,7 +73,7 @@ async def upload(call: Call) -> Response:
         run_id,
         name,
         headers.get("content-type") or DEFAULT_TYPE,
-        call.request.stream(),
+        paced(call.request.stream(), patience_s=call.services.limits.body_patience_s),
         sha256=_digest(headers.get("content-digest")),
         key=call.key(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -10,6 +11,7 @@ import msgspec
 from starlette.responses import Response
 
 from realtime.auth import Forbidden, Unauthorized
+from realtime.limits import TooMany, TooSlow
 from store import errors as store
 from store.model import Run, wire_run
 
@@ -19,6 +21,7 @@ CODES: Final[Mapping[str, int]] = {
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "conflict": 409,
     "precondition_failed": 412,
     "payload_too_large": 413,
@@ -132,6 +135,11 @@ def of(error: Exception) -> Problem | None:
             return Problem("unauthorized", str(error), headers={"WWW-Authenticate": "Bearer"})
         case Forbidden():
             return Problem("forbidden", str(error))
+        case TooMany(retry_after_s=wait_s):
+            after = {"Retry-After": str(math.ceil(wait_s))}
+            return Problem("too_many_requests", str(error), headers=after)
+        case TooSlow():
+            return Problem("request_timeout", str(error), headers={"Connection": "close"})
         case store.NotFound(what=what):
             return not_found(what)
         case store.RunDeleted():

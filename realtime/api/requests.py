@@ -13,6 +13,7 @@ import msgspec
 from starlette.requests import Request
 
 from realtime.api.problems import FieldError, Problem, bad_request, too_large, unprocessable
+from realtime.limits import PATIENCE_S, Bodies, paced
 
 T = TypeVar("T")
 
@@ -27,20 +28,27 @@ _SHOWN_CHARS: Final = 200
 _DEEP: Final = "nested too deep"
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body, of which never much more than `limit` is held. Raises 413 beyond."""
+async def read_body(
+    request: Request, limit: int, bodies: Bodies, patience_s: float = PATIENCE_S
+) -> bytes:
+    """The body, of which never much more than `limit` is held. Raises 413 beyond, 408 for one
+    that hardly comes, and TooMany if all together send too much just now."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and (len(length) > 18 or int(length) > limit):
         raise too_large(limit)
     chunks: list[bytes] = []
     size = 0
-    # What the header says proves nothing, and a chunked body has none.
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise too_large(limit)
-        chunks.append(chunk)
-    return b"".join(chunks)
+    try:
+        # What the header says proves nothing, and a chunked body has none.
+        async for chunk in paced(request.stream(), patience_s=patience_s):
+            bodies.hold(len(chunk))
+            size += len(chunk)
+            if size > limit:
+                raise too_large(limit)
+            chunks.append(chunk)
+        return b"".join(chunks)
+    finally:
+        bodies.let_go(size)
 
 
 def parse_json(body: bytes) -> Any:

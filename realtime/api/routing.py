@@ -22,6 +22,7 @@ from realtime.api.bodies import NoBody, NoQuery
 from realtime.api.problems import Problem
 from realtime.api.requests import fit, idempotency_key, parse_json, parse_query, read_body
 from realtime.auth import Authority, Forbidden, Grant
+from realtime.limits import RequestLimits
 from realtime.settings import Settings
 from store.artifacts import Artifacts
 from store.claims import Claims
@@ -119,6 +120,7 @@ class Services:
     settings: Settings
     metrics: RequestMetrics
     health: Health
+    limits: RequestLimits = field(default_factory=RequestLimits)
 
 
 SMALL: Final = 65_536
@@ -158,7 +160,13 @@ class Call:
 
     async def raw_body(self, limit: int) -> bytes:
         """The body's bytes. Raises 413 for more than `limit` or than any call takes."""
-        return await read_body(self.request, min(limit, self.services.settings.body_bytes))
+        limits = self.services.limits
+        return await read_body(
+            self.request,
+            min(limit, self.services.settings.body_bytes),
+            limits.bodies,
+            limits.body_patience_s,
+        )
 
     def parse(self, raw: bytes, type_: type[T]) -> T:
         """The body as that type; an empty one counts as an empty object."""
@@ -281,7 +289,11 @@ class _Endpoint:
                 )
             grant = _NOBODY
             if not operation.is_public:
-                grant = await self._services.authority.grant(bearer(request))
+                client = request.client
+                grant = await self._services.authority.grant(
+                    bearer(request), client.host if client else None
+                )
+                self._services.limits.request(key_id=grant.key_id, token_id=grant.token_id)
             skip = grant.skip
             if operation.query is NoQuery and not operation.is_public:
                 parse_query(request, NoQuery)

@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 from realtime import protocol
 from realtime.errors import MailboxFull
 from realtime.hub.packing import Packing
+from realtime.limits import TooMany
 from realtime.mailbox import Mailbox
 from realtime.protocol import ClientMessage, CloseCode, Refusal
 from realtime.session import (
@@ -70,6 +71,9 @@ class Desk(Protocol):
 
     def dirty(self, connection: Connection) -> None:
         """Its mailbox is no longer empty: flush it at the end of this turn."""
+
+    def opened(self, connection: Connection) -> None:
+        """It is known which project it reads."""
 
     def join(self, connection: Connection, member: Member) -> None: ...
 
@@ -159,11 +163,18 @@ class Connection:
                 )
             )
             return
+        except TooMany as refused:
+            said = str(refused)
+            self._guarded(lambda: self.session.close(CloseCode.TOO_MANY, said))
+            return
         if isinstance(found, str):
             if must:
                 self._guarded(lambda: self.session.refused(found))
             return
+        was = self.session.grant
         self._guarded(lambda: self.session.granted(found, self._desk.now()))
+        if was is None and self.session.grant is not None:
+            self._desk.opened(self)
 
     def lost(self) -> None:
         """The connection is gone, for whatever reason."""
@@ -277,7 +288,8 @@ class Connection:
         try:
             outlet, mailbox = self.outlet, self.mailbox
             wrote = False
-            while mailbox and outlet.writable:
+            # Nothing is in it without counting as one of these; to ask so is cheap.
+            while (mailbox.size or mailbox.pages) and outlet.writable:
                 outlet.write(mailbox.take(), packing)
                 wrote = True
             if wrote:

@@ -22,6 +22,7 @@ from realtime.hub.packing import Packing
 from realtime.hub.payloads import CACHE_BYTES, Payloads
 from realtime.hub.project import Project, Services, Store
 from realtime.hub.tasks import Tasks
+from realtime.limits import EVICTED_AFTER_S, FLOOD, Shares, TooMany
 from realtime.protocol import CloseCode, EndReason, ErrorCode
 from realtime.session import NO_CURSOR, Member, Moment, SessionSettings
 from realtime.subscription import Grant
@@ -45,6 +46,11 @@ class HubSettings:
     session: SessionSettings = field(default_factory=SessionSettings)
     connections: int = 100_000
     """More than so many are sent away with 4429."""
+    connections_per_address: int | None = None
+    connections_per_project: int | None = None
+    sse_connections: int | None = None
+    unauthenticated: int = 4_000
+    """Of more than so many that have no token yet those go that have waited longest."""
     mailbox_bytes: int = 1_000_000
     slow_consumer_s: float = 30.0
     replay_changes: int = 100_000
@@ -112,6 +118,14 @@ class Hub:
         self._slow: OrderedDict[str, deque[float]] = OrderedDict()
         self._lingering: dict[str, asyncio.TimerHandle] = {}
         self._kinds: dict[str, int] = {}
+        self._unauthenticated: OrderedDict[Connection, float] = OrderedDict()
+        self._of_address = Shares(
+            self.settings.connections_per_address, "too many connections from this address"
+        )
+        self._of_project = Shares(
+            self.settings.connections_per_project, "too many connections of this project"
+        )
+        self._held: dict[Connection, list[tuple[Shares, str]]] = {}
         self._is_running = False
         self._one_closed = asyncio.Event()
 
@@ -141,17 +155,22 @@ class Hub:
 
     def hinted(self, hints: Sequence[Hint]) -> None:
         """Changes that some process committed."""
+        gathering: set[Project] = set()
         for hint in hints:
             project = self.projects.get(hint.change.project)
             if project is None:
                 self.measures.hints_total.labels(result="unfollowed").inc()
                 continue
+            project.gather()
+            gathering.add(project)
             try:
                 project.hinted(hint)
             except Exception:
                 # A hint is hope; the tail finds what this one has failed to tell.
                 log.exception("a hint could not be taken")
                 self._tail.wake(project.project)
+        for project in gathering:
+            project.spread()
 
     def suspect(self, project: str | None, reason: str) -> None:
         """Hints may have been lost."""
@@ -167,6 +186,7 @@ class Hub:
         *,
         kind: str = "websocket",
         session: SessionSettings | None = None,
+        address: str | None = None,
     ) -> Connection:
         """A new connection. Over the limit, or while draining, it is closed at once.
 
@@ -185,6 +205,8 @@ class Hub:
         self._count(kind, 1)
         if len(self.connections) > self.settings.connections:
             connection.close(CloseCode.TOO_MANY, "too many connections")
+        elif not self._admit(connection, kind, address):
+            pass
         elif self.is_draining:
             after_ms = random.randint(100, 1_000)
             connection.say(lambda: connection.session.turn_away(after_ms, "draining"))
@@ -194,11 +216,52 @@ class Hub:
         self._kinds[kind] = self._kinds.get(kind, 0) + more
         self.measures.connections.labels(kind=kind).set(self._kinds[kind])
 
+    def _admit(self, connection: Connection, kind: str, address: str | None) -> bool:
+        """Whether there is room for it; else it is closed, and told so."""
+        settings = self.settings
+        if (
+            kind == "sse"
+            and settings.sse_connections is not None
+            and self._kinds[kind] > settings.sse_connections
+        ):
+            connection.close(CloseCode.TOO_MANY, "too many streams of server-sent events")
+            return False
+        self._unauthenticated[connection] = time.monotonic()
+        if len(self._unauthenticated) > settings.unauthenticated:
+            # A good client shows its token at once.
+            eldest, since = next(iter(self._unauthenticated.items()))
+            waited_s = time.monotonic() - since
+            if waited_s >= EVICTED_AFTER_S or len(self._unauthenticated) > (
+                FLOOD * settings.unauthenticated
+            ):
+                del self._unauthenticated[eldest]
+                eldest.close(CloseCode.TOO_MANY, "too many connections without a token")
+        return address is None or self._share(connection, self._of_address, address)
+
+    def _share(self, connection: Connection, shares: Shares, name: str) -> bool:
+        try:
+            shares.take(name)
+        except TooMany as refused:
+            connection.close(CloseCode.TOO_MANY, str(refused))
+            return False
+        self._held.setdefault(connection, []).append((shares, name))
+        return True
+
+    def opened(self, connection: Connection) -> None:
+        """A connection is authenticated."""
+        self._unauthenticated.pop(connection, None)
+        project = connection.project
+        if project is not None:
+            self._share(connection, self._of_project, project)
+
     def closed(self, connection: Connection, code: int) -> None:
         """A connection is over."""
         if connection in self.connections:
             del self.connections[connection]
             self._count(connection.kind, -1)
+            self._unauthenticated.pop(connection, None)
+            for shares, name in self._held.pop(connection, ()):
+                shares.give_back(name)
             self.measures.closes_total.labels(code=str(code) if code else "lost").inc()
             self._one_closed.set()
         self._dirty.pop(connection, None)

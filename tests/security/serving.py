@@ -104,13 +104,14 @@ class Serving:
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), LONG_S)
         return Response(head.decode(), reader, writer)
 
-    async def raw(self, data: bytes) -> bytes:
+    async def raw(self, data: bytes, *, eof: bool = False) -> bytes:
         """All that comes back for these bytes, until the server closes or has answered."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             with contextlib.suppress(ConnectionError):
                 writer.write(data)
-                writer.write_eof()
+                if eof:
+                    writer.write_eof()
             got = b""
             with contextlib.suppress(ConnectionError):
                 while part := await asyncio.wait_for(reader.read(65_536), LONG_S):

@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest_asyncio
 from realtime.api import RESOURCES
 from store.model import new_id
 from tests.security.matrix import CALLS, OWN, SCOPES, STREAMS, YES, Ask, Who, table
-from tests.security.serving import KEY, LONG_S, Caller, Serving, serving
+from tests.security.serving import KEY, LONG_S, Caller, Serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -49,12 +49,6 @@ class World:
         """Which of the world's runs are named in it."""
         runs = ("run", "other", "job_run", "step")
         return {name for name in runs if self.names[name] in text}
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("matrix")) as made:
-        yield made
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
