@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeAlias, cast
 
 from realtime import protocol
 from realtime.errors import MailboxFull
@@ -80,6 +81,7 @@ class Mailbox:
         "_put",
         "_taken",
         "closed",
+        "is_plain",
         "max_bytes",
         "owner",
         "pages",
@@ -94,6 +96,8 @@ class Mailbox:
         self.pages = 0
         """How many lines of snapshots and replays are in it."""
         self.closed = False
+        self.is_plain = True
+        """Whether nothing but plain lines is in it, each counted by its length."""
         self._entries: deque[_Entry] = deque()
         self._latest: dict[int, dict[str, _Latest]] = {}
         self._put = 0
@@ -123,6 +127,22 @@ class Mailbox:
         self.size += size
         self._append(line)
 
+    def put_all(self, lines: Sequence[bytes], size: int) -> None:
+        """Some lines, of so many bytes together. Raises MailboxFull, and then some may be in."""
+        if self.closed:
+            return
+        if self.size + size > self.max_bytes:
+            for line in lines:
+                self.put(line)
+            return
+        self.size += size
+        self._put += len(lines)
+        entries = self._entries
+        was_empty = not entries
+        entries.extend(lines)
+        if was_empty:
+            self.owner.owed()
+
     def put_latest(self, id: int, run_id: str, kind: Kind, fields: Fields, line: bytes) -> None:
         """A state that may stand in for an older one of the same run and subscription.
 
@@ -140,6 +160,7 @@ class Mailbox:
             self.size += size
             entry = _Latest(id, run_id, kind, fields, line, size)
             mine[run_id] = entry
+            self.is_plain = False
             self._append(entry)
             return
         if kind is Kind.CHANGE:
@@ -158,6 +179,7 @@ class Mailbox:
         """A line that does not count: whoever puts it waits until it is taken."""
         if not self.closed:
             self.pages += 1
+            self.is_plain = False
             self._append(_Page(line))
 
     def put_checkpoint(self, line: bytes) -> None:
@@ -171,6 +193,7 @@ class Mailbox:
         if self.size + len(line) > self.max_bytes:
             self._make_room(len(line))
         self.size += len(line)
+        self.is_plain = False
         self._append(_Checkpoint(line))
 
     def part(self, id: int) -> None:
@@ -179,9 +202,15 @@ class Mailbox:
 
     def take(self, max_bytes: int = MESSAGE_BYTES) -> list[bytes]:
         """The next lines, for one message; none if nothing is owed."""
+        entries = self._entries
+        if self.is_plain and self.size <= max_bytes:
+            plain = cast("list[bytes]", list(entries))
+            entries.clear()
+            self._taken += len(plain)
+            self.size = 0
+            return plain
         lines: list[bytes] = []
         total = 0
-        entries = self._entries
         while entries:
             entry = entries[0]
             if type(entry) is bytes:
@@ -205,6 +234,8 @@ class Mailbox:
                 line = self._with_equals(entry, line)
             lines.append(line)
             total += len(line) + 1
+        if not entries:
+            self.is_plain = True
         return lines
 
     def is_overdue(self, now: float, max_age_s: float) -> bool:
@@ -222,6 +253,7 @@ class Mailbox:
         """Throws away all that is owed."""
         self._taken += len(self._entries)
         self._entries.clear()
+        self.is_plain = True
         self._latest.clear()
         self._marks.clear()
         self.size = 0

@@ -65,7 +65,7 @@ new_id: Final = IdMaker()
 # ---------------------------------------------------------------------------------------- runs
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class Run(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One execution of a task, as it stands at one version.
 
     The fields are DESIGN.md's, but for the last ones, which never leave the store's process
@@ -262,14 +262,14 @@ class ChangeKind(StrEnum):
     SEALED = "sealed"
 
 
-class Facet(msgspec.Struct, frozen=True, array_like=True):
+class Facet(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The part of a run's state that can move it into a stream or out of it."""
 
     status: RunStatus
     tags: tuple[str, ...]
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one command did to one run, at one version.
 
     For `SEALED`, `run_id` is the batch's id and `version` 1; it is no version of a run.

@@ -19,6 +19,7 @@ from realtime.hub.parcel import Item, Parcel
 from realtime.hub.payloads import Payloads
 from realtime.hub.progress import BatchWatch, is_complete
 from realtime.hub.tasks import Tasks
+from realtime.mailbox import Mailbox
 from realtime.matching import Index
 from realtime.protocol import Delivery, EndReason, ResetReason
 from realtime.ring import Ring
@@ -99,6 +100,57 @@ class _Composed:
     batches: dict[str, list[Member]] = field(default_factory=dict)
 
 
+class _Cohort:
+    """Those of a group's members who are told all that there is as it comes, and how: whoever
+    has the same wish and the same id shares the lines, and is found once for consecutive groups
+    that concern the same members."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = members
+        self.others: list[Member] = []
+        """Who joins, has joined just now, or wants the latest: what they are told is their own."""
+        self.shares: list[_Share] = []
+        found: dict[tuple[Wish, int], _Share] = {}
+        share: _Share | None = None
+        for member in members:
+            if (
+                member.phase is not Phase.LIVE
+                or member.delivery is not Delivery.EVERY
+                or not member.is_settled
+            ):
+                self.others.append(member)
+                continue
+            if share is None or share.wish is not member.wish or share.id != member.id:
+                share = found.get((member.wish, member.id))
+                if share is None:
+                    share = found[member.wish, member.id] = _Share(member.wish, member.id)
+                    self.shares.append(share)
+            share.mailboxes.append(member.mailbox)
+
+
+class _Share:
+    """Mailboxes that are owed the same lines, and these lines."""
+
+    __slots__ = ("id", "lines", "mailboxes", "size", "wish")
+
+    def __init__(self, wish: Wish, id: int) -> None:
+        self.wish = wish
+        self.id = id
+        self.mailboxes: list[Mailbox] = []
+        self.lines: list[bytes] = []
+        self.size = 0
+
+    def spread(self) -> None:
+        """Puts the lines into each of the mailboxes."""
+        lines, size = self.lines, self.size
+        self.lines, self.size = [], 0
+        for mailbox in self.mailboxes if lines else ():
+            try:
+                mailbox.put_all(lines, size)
+            except MailboxFull:
+                cast("Connection", mailbox.owner).overflowed()
+
+
 class Project:
     """Settles order and repeats once per run, for all of its subscriptions alike.
 
@@ -123,6 +175,8 @@ class Project:
         self._oldest_since = 0.0
         self.wanted_logs: dict[tuple[str, Horizon], set[str | None]] = {}
         """For each resume that waits for a read of the log: of which runs."""
+        self._cohort: _Cohort | None = None
+        self._gathers = False
         self._last: dict[str, tuple[int, int]] = {}
         """The last version handed on of each run, and its transaction, until that is seen."""
         self._held: dict[str, list[Hint]] = {}
@@ -397,13 +451,64 @@ class Project:
             payload = loaded.get(run_id) or self.services.payloads.get(run_id)
             gone = payload is None and run_id in loaded
             parcel = Parcel(group, payload, gone=gone)
-            if not self._deliver(parcel, members):
+            if not self._share(parcel, members):
                 return False
+            if not self._gathers:
+                self.spread()
         self._last[run_id] = (group.last.version, group.last.xid)
         if self.ring is not None:
             self.ring.add(group)
         if self._watches:
             self._touch_batch(group)
+        return True
+
+    def gather(self) -> None:
+        """Until `spread`, which comes in the same turn, mailboxes may be owed lines that are not
+        in them: consecutive changes that concern the same members go into each with one call."""
+        self._gathers = True
+
+    def spread(self) -> None:
+        """Whatever was gathered is in the mailboxes now."""
+        self._gathers = False
+        self._spread()
+
+    def _spread(self) -> None:
+        cohort, self._cohort = self._cohort, None
+        if cohort is not None:
+            for share in cohort.shares:
+                share.spread()
+
+    def _share(self, parcel: Parcel, members: Sequence[Member]) -> bool:
+        """Tells all at once that are to be told the same, and the others one by one."""
+        cohort = self._cohort
+        if cohort is None or cohort.members != members:
+            self._spread()
+            if len(self.index) != len(self.connections) and len(
+                {id(member.mailbox) for member in members}
+            ) < len(members):
+                # Several subscriptions of one connection share their lines, or take turns.
+                return self._deliver(parcel, members)
+            cohort = self._cohort = _Cohort(members)
+        verdicts = [parcel.verdict(share.wish) for share in cohort.shares]
+        for share, verdict in zip(cohort.shares, verdicts, strict=True):
+            if parcel.lacks_payload(verdict, share.wish):
+                return False
+            if verdict.end or verdict.over:
+                # Some are over with it: what they are owed comes before their end.
+                self._spread()
+                return self._deliver(parcel, members)
+        if cohort.others and not self._deliver(parcel, cohort.others):
+            return False
+        told = 0
+        for share, verdict in zip(cohort.shares, verdicts, strict=True):
+            for item in parcel.items(verdict, share.wish):
+                line = item.line((share.id,))
+                share.lines.append(line)
+                share.size += len(line)
+            if verdict.kind is not None:
+                told += len(share.mailboxes)
+        if told:
+            self.services.delivered(parcel.group.last, told)
         return True
 
     def _deliver(self, parcel: Parcel, members: Sequence[Member]) -> bool:
