@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.stats import Spread, table
-from runstream import Runstream, RunStatus
+from runstream import RunStatus, Runstream
 from tests.processes import API_KEY, Server
 from tests.servers import Postgres, Valkey
 

@@ -1,0 +1,1 @@
+"""What Runstream is measured beside. Each is as its own documentation has it."""
