@@ -389,7 +389,9 @@ async def test_checkpoints_and_heartbeats_carry_cursors_that_continue(serve: Ser
             async with gateway.reader() as reader:
                 await reader.say({"type": "subscribeToRuns", "id": 1, "cursor": cursor})
                 assert (await reader.until("live"))["resumed"] is True
-                assert not [message for message in reader.seen if message["type"] == "change"]
+                # The tail's statement may have begun before the change: then it is repeated, once.
+                told = [m["run"]["version"] for m in reader.seen if m["type"] == "change"]
+                assert told in ([], [2])
 
 
 # --------------------------------------------------------------------------------------- drains
