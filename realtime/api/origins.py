@@ -46,10 +46,10 @@ class Origins:
         if refused is not None:
             await self._refuse(refused, scope, receive, send)
             return
-        if scope["type"] == "websocket" or origin is None:
+        if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
-        allow = self._allow_origin(origin)
+        allow = None if origin is None else self._allow_origin(origin)
         if (
             allow is not None
             and scope["method"] == "OPTIONS"
@@ -62,7 +62,11 @@ class Origins:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
-                answer.add_vary_header("Origin")
+                # What is sent as JSON is no page, whatever is in it.
+                answer.setdefault("X-Content-Type-Options", "nosniff")
+                answer.setdefault("Cache-Control", "no-store")
+                if origin is not None:
+                    answer.add_vary_header("Origin")
                 if allow is not None:
                     answer["Access-Control-Allow-Origin"] = allow
                     answer["Access-Control-Expose-Headers"] = EXPOSED
