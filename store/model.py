@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -142,9 +143,20 @@ ALWAYS_SENT: Final = frozenset({"id", "version", "status", "taskIdentifier", "up
 """Wire names that no `skip` leaves out and that every change carries."""
 
 
+_WIRE_NAMES: Final = tuple(WIRE_FIELDS.values())
+_WIRE_TIMES: Final = tuple(
+    WIRE_FIELDS[field.name]
+    for field in msgspec.structs.fields(Run)
+    if field.name in WIRE_FIELDS and field.type in (datetime, datetime | None)
+)
+_wire_values: Final = attrgetter(*WIRE_FIELDS)
+
+
 def rfc3339(at: datetime) -> str:
     """The time as the wire has it: UTC, always six digits of a second, and `Z`."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return at.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def wire_value(value: Any) -> Any:
@@ -156,11 +168,14 @@ def wire_value(value: Any) -> Any:
 
 def wire_run(run: Run, skip: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The whole run with the wire's names, less the skipped ones."""
-    return {
-        wire: wire_value(getattr(run, name))
-        for name, wire in WIRE_FIELDS.items()
-        if wire not in skip
-    }
+    fields: dict[str, Any] = dict(zip(_WIRE_NAMES, _wire_values(run), strict=True))
+    for name in _WIRE_TIMES:
+        at = fields[name]
+        if at is not None:
+            fields[name] = rfc3339(at)
+    for name in skip:
+        fields.pop(name, None)
+    return fields
 
 
 # ------------------------------------------------------------------------------------ job runs
