@@ -55,6 +55,8 @@ def set_up_logging(settings: Settings) -> None:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
         force=True,
     )
+    # Never more than this: at debug it writes each WebSocket's headers, and in them its token.
+    logging.getLogger("uvicorn.error").setLevel(logging.INFO)
     if settings.log_level != "debug":
         # What uvicorn tells of its own coming and going is told here in one line.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
