@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import httpx2
@@ -38,16 +37,32 @@ class Target:
         return {"Authorization": f"Bearer {self.key}"}
 
 
+SET_UPS = ("sqlite-memory", "sqlite-redis", "postgres-memory", "postgres-redis")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test on every set-up, or just against the server that was given."""
+    if "target" in metafunc.fixturenames:
+        set_ups = ["given"] if "RUNSTREAM_URL" in os.environ else SET_UPS
+        metafunc.parametrize("target", set_ups, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    given = os.environ.get("RUNSTREAM_URL")
-    if given:
+def target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
+    if request.param == "given":
         keys = os.environ["RUNSTREAM_API_KEY"], os.environ["RUNSTREAM_API_KEY_ELSEWHERE"]
-        yield Target(given.rstrip("/"), *keys)
+        yield Target(os.environ["RUNSTREAM_URL"].rstrip("/"), *keys)
         return
-    path: Path = tmp_path_factory.mktemp("conformance") / "runstream.db"
+    store, broker = request.param.split("-")
+    if store == "sqlite":
+        database = f"sqlite:///{tmp_path_factory.mktemp('conformance') / 'runstream.db'}"
+    else:
+        database = request.getfixturevalue("postgres_server").create_database()
+    redis = None if broker == "memory" else request.getfixturevalue("valkey_server").url
     # A short heartbeat, so that the test of it need not wait for long.
-    with Server(f"sqlite:///{path}", env={"RUNSTREAM_HEARTBEAT_S": "1"}) as server:
+    with Server(database, redis, env={"RUNSTREAM_HEARTBEAT_S": "1"}) as server:
         yield Target(server.url, API_KEY, _make_key(server.database, "elsewhere"))
 
 
