@@ -10,6 +10,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 
 BIN := .venv/bin
+# Tests at once: they wait more than they compute. `make test JOBS=0` runs one after the other.
+JOBS ?= 3
 STAMP := .venv/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -32,7 +34,7 @@ demo: $(STAMP) ## a server, a few real commands as runs, and their changes as th
 	@$(BIN)/realtime demo
 
 test: $(STAMP) ## every test, on SQLite, PostgreSQL, memory and Redis
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(JOBS) $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import contracts; changes nothing
 	$(BIN)/ruff format --check
