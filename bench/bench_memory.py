@@ -1,0 +1,61 @@
+"""Memory: what an idle connection with one subscription costs, resident, in the server's process.
+
+Each of the connections is authenticated, joined and live before the second look is taken; nothing
+is sent meanwhile but heartbeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Final
+
+import psutil
+
+from bench.load import raise_limit, watchers
+from bench.stats import table
+from tests.processes import API_KEY, Server, make_folder
+
+CONNECTIONS: Final = 10_000
+SETTLE_S: Final = 3.0
+SPARE_FILES: Final = 500
+
+
+def main(connections: int = CONNECTIONS) -> None:
+    may = raise_limit(2 * connections)
+    count = min(connections, may - SPARE_FILES)
+    rows = []
+    for loop in ("uvloop", "asyncio"):
+        folder = make_folder("bench")
+        with Server(f"sqlite:///{folder}/memory.db", args=["--loop", loop]) as server:
+            rows.append([loop, count, asyncio.run(measure(server, count)) / count / 1_024])
+    print(table(["loop", "connections", "KiB resident each"], rows))
+
+
+async def measure(server: Server, count: int) -> int:
+    """By how many bytes the server has grown."""
+    headers = [f"Authorization: Bearer {API_KEY}"]
+    subscribe = json.dumps({"type": "subscribeToRunsWithTag", "id": 1, "tag": "bench"})
+    process = psutil.Process(server.pid)
+
+    async def grown(so_many: int) -> int:
+        async with watchers(
+            server.port,
+            so_many,
+            [subscribe],
+            ready='"type":"live"',
+            path="/v1/realtime",
+            headers=headers,
+        ):
+            await asyncio.sleep(SETTLE_S)
+            return int(process.memory_info().rss)
+
+    # What the first connections bring in for good is not the price of the next.
+    await grown(10)
+    before = int(process.memory_info().rss)
+    return await grown(count) - before
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
