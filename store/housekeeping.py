@@ -30,6 +30,9 @@ DETACH_AFTER_S = 120.0
 """How long after its mark a partition is taken away: longer than any read can last, so that
 no read sees the log without the partition and without the mark."""
 
+DROP_WAIT = "5s"
+"""How long is waited for whoever still reads a partition, before it is left to the next round."""
+
 _PARTITION = re.compile(r"changes_(\d{8})")
 
 # Any numbers that other programs on the same PostgreSQL do not use.
@@ -242,7 +245,7 @@ def _drop_partition(connection: Connection, name: str) -> None:
     mine = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_CUTTING))).scalar_one()
     if not mine:
         return
-    connection.exec_driver_sql("SET lock_timeout = '5s'")
+    connection.exec_driver_sql(f"SET lock_timeout = '{DROP_WAIT}'")
     try:
         attached = connection.execute(_STATE, {"name": name}).one_or_none()
         if attached is not None:

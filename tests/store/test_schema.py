@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from store import tables
 from store.broker.memory import MemoryBroker
-from store.engine import Database, Sqlite, open_database
+from store.engine import Database, Sqlite, _use_wal, open_database
 from store.errors import SchemaTooNew
 from store.runs import RunStore
 from store.schema import migrate
@@ -146,8 +147,7 @@ asyncio.run(main())
 async def test_servers_that_start_together_migrate_once(database_url: str) -> None:
     """In processes of their own, let go at one moment.
 
-    Taken out: the lock in `_migrate`; on PostgreSQL the second found tables that were there. The
-    patience of `_use_wal`; on SQLite the second could not open the file.
+    Taken out: the lock in `_migrate`; on PostgreSQL the second found tables that were there.
     """
     pipe = asyncio.subprocess.PIPE
     servers = [
@@ -168,6 +168,27 @@ async def test_servers_that_start_together_migrate_once(database_url: str) -> No
                 await server.wait()
     found = sorted(out.decode().split() for out, _ in answers)
     assert found == [[NEWEST, NEWEST], [NEWEST, NEWEST], ["None", NEWEST]]
+
+
+def test_a_new_file_that_somebody_else_is_making_is_waited_for() -> None:
+    """Where two processes would wait for each other, SQLite refuses one of them at once.
+
+    Taken out: the patience of `_use_wal`; now and then the second of two servers could not open
+    the file.
+    """
+    refusals = 2
+
+    class Cursor:
+        def execute(self, _statement: str) -> None:
+            nonlocal refusals
+            if refusals:
+                refusals -= 1
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+
+    _use_wal(Cursor())  # type: ignore[arg-type]
+    assert refusals == 0
 
 
 async def test_two_databases_are_migrated_at_once_in_one_process(
