@@ -172,9 +172,9 @@ def _operation(
 def _problems(operation: Operation) -> list[int]:
     if operation.is_public:
         return []
-    statuses = {400, 401, 403, 500, 503, *operation.problems}
+    statuses = {400, 401, 403, 429, 500, 503, *operation.problems}
     if operation.body is not None:
-        statuses |= {413, 422}
+        statuses |= {408, 413, 422}
     if operation.is_command:
         statuses.add(422)  # the Idempotency-Key of another request
     return sorted(statuses)
