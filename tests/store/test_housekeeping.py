@@ -223,7 +223,9 @@ async def test_answers_and_tokens_are_forgotten_in_time(open_store: OpenStore) -
     )
     await other.housekeeping.keep()
     assert len(await rows(store, answers)) == len(await rows(store, used_tokens)) == 1
-    await asyncio.gather(store.housekeeping.keep(), other.housekeeping.keep())
+    # Two at once: one of them does it.
+    twin = await open_store(retention=Retention(answers=timedelta(0), used_tokens=timedelta(0)))
+    await asyncio.gather(store.housekeeping.keep(), twin.housekeeping.keep())
     assert await rows(store, answers) == await rows(store, used_tokens) == []
 
 
