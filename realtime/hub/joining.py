@@ -272,6 +272,11 @@ class _Joining:
                 break
             page = await self._snapshot_page(page.next, min(rows, limit - count))
         truncated = member.snapshot and page.next is not None
+        if page.horizon is not first:
+            # A run that left before its page was read was not shown, and what is held back of it
+            # would be changes of a run that the client does not have. The log has all of it.
+            member.clear_buffer()
+            first = await self._replay(first)
         if selection.job_run_id is not None and not met_job_run:
             target = await self._read_target(selection.job_run_id)
             for run in target.runs:

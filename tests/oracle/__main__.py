@@ -1,0 +1,120 @@
+"""Plays seeds: `python -m tests.oracle postgres-redis --seeds 0:1000`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+from tests.oracle.world import Place, SetUp, Step, plan, play
+from tests.servers import Postgres, Valkey
+
+SEEDS: Final = Path(__file__).parent / "seeds"
+SET_UPS: Final = ("sqlite", "sqlite-redis", "postgres", "postgres-redis")
+
+
+@contextlib.contextmanager
+def provided(name: str) -> Iterator[SetUp]:
+    """The servers of a set-up, of its own."""
+    database, _, redis = name.partition("-")
+    with contextlib.ExitStack() as stack:
+        if database == "sqlite":
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="runstream-oracle-"))
+            url = f"sqlite:///{folder}/runstream.db"
+        else:
+            url = stack.enter_context(Postgres()).create_database()
+        yield SetUp(name, url, stack.enter_context(Valkey()).url if redis else None)
+
+
+def shortened(place: Place, seed: int, history: list[Step], found: Exception) -> list[Step]:
+    """What is left of a history when all is taken out that the finding does not need."""
+
+    def fails(some: list[Step]) -> bool:
+        try:
+            play(place, seed, iter(some))
+        except Exception as error:
+            return str(error)[:20] == str(found)[:20]
+        return False
+
+    size = len(history) // 2
+    while size:
+        start = 0
+        while start < len(history):
+            some = history[:start] + history[start + size :]
+            if fails(some):
+                history = some
+            else:
+                start += size
+        size //= 2
+    return history
+
+
+def replayed(path: Path) -> None:
+    """Plays what was kept; raises what it finds."""
+    kept = json.loads(path.read_text())
+    with provided(kept["setUp"]) as set_up, Place(set_up) as place:
+        play(place, kept["seed"], ((name, number) for name, number in kept["history"]))
+
+
+@click.command()
+@click.argument("set_ups", nargs=-1, type=click.Choice(SET_UPS))
+@click.option("--seeds", default="0:100", help="From the first to before the last.")
+@click.option("--steps", default=400, help="How long each history is.")
+@click.option("--minutes", default=60.0, help="No more are begun after so long.")
+@click.option("--stop/--go-on", default=True, help="At the first finding.")
+@click.option("--brief", is_flag=True, help="Findings in one line.")
+@click.option("--replay", help="Nothing but what was kept under this name.")
+@click.option("--keep", help="Shorten what was found, and keep it under this name.")
+def main(
+    set_ups: tuple[str, ...],
+    seeds: str,
+    steps: int,
+    minutes: float,
+    stop: bool,
+    brief: bool,
+    keep: str | None,
+    replay: str | None,
+) -> None:
+    """Plays random histories and says what they found."""
+    if replay is not None:
+        replayed(SEEDS / f"{replay}.json")
+        return
+    first, _, last = seeds.partition(":")
+    wanted = range(int(first), int(last or int(first) + 1))
+    found = 0
+    for name in set_ups or SET_UPS:
+        began, played, done = time.monotonic(), 0, 0
+        with provided(name) as set_up, Place(set_up) as place:
+            for seed in wanted:
+                if time.monotonic() - began > minutes * 60:
+                    break
+                done += 1
+                try:
+                    played += len(play(place, seed, plan(seed, steps)).history)
+                except Exception as error:
+                    found += 1
+                    *_, where = getattr(error, "__notes__", [""])
+                    click.echo(f"{where}: {type(error).__name__} {error}"[:400])
+                    if not brief:
+                        click.echo("".join(traceback.format_exception(error)))
+                    if keep is not None:
+                        history = shortened(place, seed, list(plan(seed, steps)), error)
+                        kept = {"setUp": name, "seed": seed, "history": history}
+                        (SEEDS / f"{keep}.json").write_text(json.dumps(kept) + "\n")
+                        click.echo(f"{keep}: {len(history)} steps")
+                    if stop:
+                        break
+        took = time.monotonic() - began
+        click.echo(f"{name}: {done} seeds, {played} steps in {took:.1f} s, {found} findings so far")
+    raise SystemExit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()

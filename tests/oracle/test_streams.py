@@ -1,0 +1,143 @@
+"""Random histories and faults: every stream must equal what the database says.
+
+A finding is printed as a line of JSON: kept in `seeds/`, it is played with every run from then on.
+`python -m tests.oracle --help` plays histories by the seed, shortens and keeps them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Final
+
+import pytest
+from hypothesis import Phase, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.oracle.world import ACTIONS, Place, SetUp, Step, World, plan, play
+from tests.servers import Postgres, Valkey
+
+SET_UPS: Final = ("sqlite", "sqlite-redis", "postgres", "postgres-redis")
+SEEDS: Final = sorted((Path(__file__).parent / "seeds").glob("*.json"))
+IS_LONG: Final = settings().max_examples > 1_000
+MINUTES: Final = float(os.environ.get("ORACLE_MINUTES", "15"))
+"""How long `make oracle` plays, on each set-up."""
+
+STEPS: Final = st.lists(
+    st.tuples(
+        st.sampled_from([name for name, (weight, _) in ACTIONS.items() for _ in range(weight)]),
+        st.integers(0, 2**16 - 1),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@pytest.fixture(scope="module", params=SET_UPS)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Two servers' stores on one database of each kind, with and without Redis."""
+    with _place(request, request.param) as place:
+        yield place
+
+
+def _place(request: pytest.FixtureRequest, name: str) -> Place:
+    database, _, with_redis = name.partition("-")
+    redis = None
+    if database == "sqlite":
+        folder = request.getfixturevalue("tmp_path_factory").mktemp("oracle")
+        url = f"sqlite:///{folder / 'runstream.db'}"
+    else:
+        server: Postgres = request.getfixturevalue("postgres_server")
+        url = server.ensure().create_database()
+        request.addfinalizer(lambda: server.ensure().drop_database(url))
+    if with_redis:
+        valkey: Valkey = request.getfixturevalue("valkey_server")
+        redis = valkey.ensure().url
+    return Place(SetUp(name, url, redis))
+
+
+class Streams(RuleBasedStateMachine):
+    """Writers, gateways and clients, and all that can befall them."""
+
+    place: ClassVar[Place]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world: World | None = None
+
+    @initialize(seed=st.integers(0, 2**16))
+    def begin(self, seed: int) -> None:
+        self.world = World(self.place, seed)
+
+    @rule(steps=STEPS)
+    def go_on(self, steps: list[Step]) -> None:
+        assert self.world is not None
+        for name, number in steps:
+            self.world.do(name, number)
+
+    @rule(number=st.integers(0, 2**16 - 1))
+    def settle(self, number: int) -> None:
+        assert self.world is not None
+        self.world.settle(number)
+
+    def teardown(self) -> None:
+        world = self.world
+        if world is None:
+            return
+        note(world.kept())
+        try:
+            world.settle()
+        finally:
+            world.close()
+
+
+def test_every_stream_equals_what_the_database_says(place: Place) -> None:
+    """Of all the orders in which things can happen and go wrong, some; others with each run."""
+
+    class Here(Streams):
+        pass
+
+    Here.place = place
+    run_state_machine_as_test(
+        Here,
+        settings=settings(
+            max_examples=300 if IS_LONG else 8,
+            stateful_step_count=25,
+            # To shorten a finding takes minutes: `python -m tests.oracle` does it, and `make oracle`.
+            phases=[*Phase] if IS_LONG else [Phase.explicit, Phase.reuse, Phase.generate],
+        ),
+    )
+
+
+@pytest.mark.parametrize("path", SEEDS, ids=lambda path: path.stem)
+def test_what_was_found_once_is_not_found_again(path: Path, request: pytest.FixtureRequest) -> None:
+    """Each is the history by which a bug was found, without what it did not need."""
+    kept = json.loads(path.read_text())
+    with _place(request, kept["setUp"]) as place:
+        play(place, kept["seed"], ((name, number) for name, number in kept["history"]))
+
+
+if IS_LONG:
+
+    def test_nothing_is_found_for_long(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+        """Longer histories, from a seed that is printed, for as long as ORACLE_MINUTES says."""
+        first = random.SystemRandom().randrange(10**6) * 1_000
+        with capsys.disabled():
+            print(f"\n{place.set_up.name}: seeds from {first}", end=" ", flush=True)  # noqa: T201
+        until = time.monotonic() + MINUTES * 60
+        seed, steps = first, 0
+        while time.monotonic() < until:
+            steps += len(play(place, seed, plan(seed, 400)).history)
+            seed += 1
+        with capsys.disabled():
+            print(f"to {seed}, {steps} steps", flush=True)  # noqa: T201
