@@ -70,6 +70,7 @@ class RunStore:
             self._publish,
             in_flight=1 if database.dialect == "sqlite" else 2,
             committed=committed,
+            make_room=lambda: self.housekeeping.prepare(),
         )
         self.timers = Timers(database, self._writer.submit)
         self.housekeeping = Housekeeping(database, self._writer.submit, retention)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -92,7 +92,10 @@ class Writer:
         *,
         in_flight: int = 1,
         committed: Callable[[int, float], None] = lambda _changes, _seconds: None,
+        make_room: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`make_room` makes the log ready for the present day, where it is not."""
+        self._make_room = make_room
         self._database = database
         self._limits = limits
         self._publish = publish
@@ -188,7 +191,10 @@ class Writer:
             committed = await self._transact(self._work(group))
         except (Unavailable, OutcomeUnknown):
             raise
-        except Exception:
+        except Exception as error:
+            if self._make_room is not None and _has_no_room(error):
+                # The clock has jumped, or the machine has slept, past the days that stood ready.
+                await self._make_room()
             # A deadlock, a lock not had in time, a statement refused: rolled back, and again
             # one by one, so that only the guilty one fails.
             for one in group:
@@ -336,6 +342,15 @@ def _is_in_the_way(error: Exception) -> bool:
     """Whether it failed because of what others hold or did, and not by itself."""
     return isinstance(error, Overtaken) or (
         isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _IN_THE_WAY
+    )
+
+
+def _has_no_room(error: Exception) -> bool:
+    """Whether PostgreSQL's log has no partition for the day."""
+    return (
+        isinstance(error, DBAPIError)
+        and getattr(error.orig, "sqlstate", None) == "23514"
+        and "no partition of relation" in str(error.orig)
     )
 
 
