@@ -96,6 +96,15 @@ class Stream:
         return self.state is StreamState.ENDED
 
     @property
+    def is_opening(self) -> bool:
+        """Whether what has come is still kept from the caller: a first snapshot not yet live.
+
+        Until then there is no cursor, so a lost connection means another snapshot, with other
+        versions: a caller who had been given the first would see a gap between the two.
+        """
+        return not self.was_live and self.cursor is None and not self.is_over
+
+    @property
     def held(self) -> Mapping[str, AnyRun]:
         """The runs that match, as they were last heard of."""
         return self._held
@@ -120,8 +129,12 @@ class Stream:
         self.retry_at = None
         self._snapshot_came = False
         if self.cursor is None:
-            self._before.update(self._held)
-            self._told.update(self._held)
+            if self.is_opening:
+                # Nothing of it was given to the caller: the next one starts from nothing.
+                self.inbox.clear()
+            else:
+                self._before.update(self._held)
+                self._told.update(self._held)
             self._held = {}
             self._gone.clear()
             self._wanted.clear()
