@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from tests.processes import API_KEY, Server
+from tests.servers import Postgres, Valkey
 
 # Made once: it takes longer than most of the tests.
 TLS = ssl.create_default_context()
@@ -56,13 +57,14 @@ def target(
         yield Target(os.environ["RUNSTREAM_URL"].rstrip("/"), *keys)
         return
     store, broker = request.param.split("-")
-    if store == "sqlite":
+    with ExitStack() as started:
+        # Servers of its own: it lives for long, and other tests stop and empty the shared ones.
         database = f"sqlite:///{tmp_path_factory.mktemp('conformance') / 'runstream.db'}"
-    else:
-        database = request.getfixturevalue("postgres_server").create_database()
-    redis = None if broker == "memory" else request.getfixturevalue("valkey_server").url
-    # A short heartbeat, so that the test of it need not wait for long.
-    with Server(database, redis, env={"RUNSTREAM_HEARTBEAT_S": "1"}) as server:
+        if store == "postgres":
+            database = started.enter_context(Postgres()).create_database()
+        redis = None if broker == "memory" else started.enter_context(Valkey()).url
+        # A short heartbeat, so that the test of it need not wait for long.
+        server = started.enter_context(Server(database, redis, env={"RUNSTREAM_HEARTBEAT_S": "1"}))
         yield Target(server.url, API_KEY, _make_key(server.database, "elsewhere"))
 
 
