@@ -118,7 +118,10 @@ class _Joining:
         project, member = self._project, self._member
         # No await from here until what the ring has is taken: what is handed on after that is
         # held back, what was before is in the ring.
-        groups = None if project.ring is None else project.ring.since(cursor)
+        # A run that is over, or gone, may be so by a change that has not been handed on yet: the
+        # log has that, the ring has not.
+        is_over = self._expected is not None or self._is_missing
+        groups = None if project.ring is None or is_over else project.ring.since(cursor)
         if groups is not None and project.horizon is not None:
             horizon = project.horizon
             member.clear_buffer()

@@ -258,6 +258,11 @@ class Client:
     def live_streams(self) -> list[Stream]:
         return [each for each in self.streams if each.ended is None and not each.forbidden]
 
+    @property
+    def unread(self) -> int:
+        """How many lines were sent and not yet taken in."""
+        return len(self.outlet.lines) - self._read
+
     async def read(self, *, most: int | None = None, leave: int = 0) -> None:
         """Takes in what was sent: all of it, or at most so many lines, or all but the last."""
         end = max(self._read, len(self.outlet.lines) - leave)

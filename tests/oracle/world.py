@@ -836,7 +836,14 @@ async def connect(world: World, chance: random.Random) -> None:
 @action(3)
 async def cut(world: World, chance: random.Random) -> None:
     """A connection is lost, with what was on the way."""
-    await _client(world, chance).cut(leave=chance.choice([0, 1, 5]))
+    client = _client(world, chance)
+    leave = chance.choice([0, 1, 5])
+    if chance.random() < 0.6 and client.connection is not None:
+        # Some of what it was owed all the while comes through, and no more.
+        client.outlet.writable = True
+        client.connection.writable()
+        leave = chance.randint(0, client.unread)
+    await client.cut(leave=leave)
 
 
 @action(3)
