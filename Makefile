@@ -34,7 +34,9 @@ demo: $(STAMP) ## a server, a few real commands as runs, and their changes as th
 	@$(BIN)/realtime demo
 
 test: $(STAMP) ## every test, on SQLite, PostgreSQL, memory and Redis
-	@$(BIN)/python -m pytest --numprocesses=$(JOBS) $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(JOBS) $(ARGS) || { \
+		echo; echo "What failed beside others is run again, alone: it has to pass then."; \
+		$(BIN)/python -m pytest --last-failed --last-failed-no-failures=none $(ARGS); }
 
 check: $(STAMP) ## format, lint, types, import contracts; changes nothing
 	$(BIN)/ruff format --check

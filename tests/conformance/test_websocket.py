@@ -355,9 +355,10 @@ async def test_checkpoints_come_while_changes_flow_and_can_be_gone_on_from(
     (*shown, live), _ = await resume(dial, mark["cursor"], **wish)
     assert live["resumed"] is True
     versions = [m["run"]["version"] for m in shown]
-    assert versions == list(range(versions[0], now["version"] + 1)) if versions else True
+    # The last change may have been under way when `now` was read.
+    assert versions == list(range(versions[0], versions[-1] + 1)) if versions else True
     assert not versions or versions[0] <= covered + 1
-    assert versions or now["version"] <= covered
+    assert max([covered, *versions]) >= now["version"]
 
 
 async def test_a_silent_stream_gets_heartbeats_with_a_cursor(dial: Dial, http: Http) -> None:
