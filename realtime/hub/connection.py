@@ -215,7 +215,9 @@ class Connection:
         for member in self.session.subscriptions.values():
             if member.cursor_text and not member.was_live:
                 self._desk.was_slow(member.cursor_text)
-        self.mailbox.clear()
+        # Whoever is just now handing on what concerns several of its subscriptions goes on with
+        # the next: nothing may come after what is thrown away here.
+        self.mailbox.close()
         self.perform(self.session.close(CloseCode.SLOW_CONSUMER, "too slow: resume"))
 
     def close(self, code: CloseCode, reason: str) -> None:

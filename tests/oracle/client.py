@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -13,7 +13,7 @@ import msgspec
 from realtime.auth import Grant
 from realtime.hub import Connection, Hub
 from store.lifecycle import FINAL
-from store.model import Cursor, Horizon
+from store.model import Cursor
 from tests.doubles import RecordingOutlet
 from tests.oracle.ledger import Ledger, State
 
@@ -69,15 +69,22 @@ class Stream:
     here: dict[str, int] = field(default_factory=dict)
     """The last version of each run that this connection, and no other, left at the client."""
     batch: dict[str, Any] | None = None
+    kept: dict[str, State] = field(default_factory=dict)
+    """What it had when its cursor came."""
     partial: bool = False
     unheard_of: str | None = None
     """A change that came before `live` of a run that no snapshot had."""
-    base: Horizon | None = None
-    """Where a stream began that was not shown everything at its beginning."""
+    base: int | None = None
+    """How much was committed when `live` came to a stream that was not shown everything."""
     shown: list[Shown] = field(default_factory=list)
     lives: int = 0
     heard: deque[str] = field(default_factory=lambda: deque(maxlen=40))
     """The last messages about it, shortened: for whoever looks into a finding."""
+
+    def keep(self, cursor: str) -> None:
+        """All that the cursor covers has come."""
+        self.cursor = cursor
+        self.kept = dict(self.have)
 
     @property
     def skip(self) -> frozenset[str]:
@@ -159,7 +166,11 @@ class Client:
     """One client: reads what its connection sends, checks it, and resumes anywhere."""
 
     def __init__(
-        self, project: str, scopes: frozenset[str], get: Callable[[str], Awaitable[State | None]]
+        self,
+        project: str,
+        scopes: frozenset[str],
+        get: Callable[[str], Awaitable[State | None]],
+        commits: Callable[[], int],
     ) -> None:
         self.project = project
         self.scopes = scopes
@@ -171,6 +182,7 @@ class Client:
         self.closes: list[int] = []
         self.token_id = "t0"
         self._get = get
+        self._commits = commits
         self._next_id = 1
         self._read = 0
         self._tokens = 0
@@ -252,6 +264,13 @@ class Client:
             self.connection.lost()
             self.connection = None
 
+    def go_back(self) -> None:
+        """Has forgotten what came after each cursor, as one has that keeps both together."""
+        for stream in self.live_streams:
+            stream.have = dict(stream.kept)
+            stream.gone.clear()
+            stream.batch = None
+
     # ---------------------------------------------------------------------------------- reading
 
     @property
@@ -292,7 +311,7 @@ class Client:
             case "checkpoint" | "heartbeat":
                 for stream in self.streams:
                     if stream.is_live and stream.ended is None:
-                        stream.cursor = message["cursor"]
+                        stream.keep(message["cursor"])
             case "authenticated":
                 self.scopes = self._asked_scopes.pop(0)
             case "change":
@@ -357,7 +376,7 @@ class Client:
             raise Broken(f"live came twice: {stream.ask}")
         stream.is_live = True
         stream.lives += 1
-        stream.cursor = message["cursor"]
+        stream.keep(message["cursor"])
         expected = stream.with_cursor and not stream.was_reset
         if message["resumed"] is not expected:
             raise Broken(f"resumed is {message['resumed']}: {stream.ask}")
@@ -365,7 +384,7 @@ class Client:
             skipped = not stream.ask.get("snapshot", True) and not stream.was_reset
             if message["truncated"] or skipped:
                 stream.partial = True
-                stream.base = Cursor.decode(message["cursor"]).horizon
+                stream.base = self._commits()
         if stream.unheard_of is not None and not stream.partial:
             raise Broken(f"a change of a run that it has not: {stream.unheard_of}, {stream.ask}")
         stream.unheard_of = None
@@ -453,14 +472,14 @@ class Client:
                 _verify_end(stream, stream.ended, ledger)
         self.streams = [each for each in self.streams if each.ended is None and not each.forbidden]
 
-    def problem(self, ledger: Ledger) -> str | None:
+    def problem(self, ledger: Ledger, committed: Mapping[str, int]) -> str | None:
         """What is not yet as it must be."""
         if self.connection is None:
             return "not connected"
         for stream in self.live_streams:
             if not stream.is_live:
                 return "\n".join([f"not live: {stream.ask}", *stream.heard])
-            found = _problem(stream, self.scopes, ledger)
+            found = _problem(stream, self.scopes, ledger, committed)
             if found is not None:
                 return "\n".join([f"{found}, at {stream.ask}", *stream.heard])
         return None
@@ -534,7 +553,9 @@ def _verify_final(
         raise Broken(f"{id} is final by {finals[0]['version']} and not {had_version}, it {what}")
 
 
-def _problem(stream: Stream, scopes: frozenset[str], ledger: Ledger) -> str | None:
+def _problem(
+    stream: Stream, scopes: frozenset[str], ledger: Ledger, committed: Mapping[str, int]
+) -> str | None:
     ask = stream.ask
     target = stream.target
     runs = ledger.now()
@@ -556,7 +577,7 @@ def _problem(stream: Stream, scopes: frozenset[str], ledger: Ledger) -> str | No
     for id, state in truth.items():
         had = stream.have.get(id)
         if had is None:
-            if stream.base is not None and not ledger.changed_since(id, stream.base):
+            if stream.base is not None and committed.get(id, 0) <= stream.base:
                 continue
             return f"{id} is missing, version {state['version']}"
         expected = {name: value for name, value in state.items() if name not in stream.skip}

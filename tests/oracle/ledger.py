@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from store.changes import COLUMNS, change_of
 from store.engine import Database
 from store.lifecycle import FINAL
-from store.model import Change, ChangeKind, Horizon, Run, rfc3339, wire_run
+from store.model import Change, ChangeKind, Run, rfc3339, wire_run
 from store.rows import WHOLE, run_of
 from store.tables import batches, changes, runs
 
@@ -32,13 +32,14 @@ class Ledger:
         self.sealed: set[str] = set()
         self.batch_ids: set[str] = set()
         self.payloads: dict[str, Any] = {}
+        self.rows: dict[str, Run] = {}
 
     async def refresh(self, database: Database) -> None:
         """Reads what is new. Raises AssertionError where rows and log do not fit."""
         log, rows, opened = await database.read(_read, self.project)
         for change in log:
             self._append(change)
-        alive = {run.id: run for run in rows}
+        self.rows = alive = {run.id: run for run in rows}
         for run in rows:
             self.payloads[run.id] = run.payload
         for id, states in self.states.items():
@@ -94,10 +95,6 @@ class Ledger:
     def now(self) -> dict[str, State]:
         """Every run that is there, as it stands."""
         return {id: states[-1] for id, states in self.states.items() if id not in self.deleted}
-
-    def changed_since(self, run_id: str, horizon: Horizon) -> bool:
-        """Whether the horizon has not seen all of the run's changes."""
-        return any(not horizon.seen(xid) for xid in self.xids.get(run_id, ()))
 
     def is_complete(self, batch_id: str) -> bool:
         """Whether a batch is sealed and all its runs are final."""

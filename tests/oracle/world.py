@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import logging
 import random
+import sqlite3
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -42,7 +44,7 @@ from store.commands import (
     UpdateRun,
 )
 from store.definitions import NewJob, NewWorkflow
-from store.engine import Database, open_database
+from store.engine import Database, Sqlite, open_database
 from store.errors import NotFound
 from store.group import Committed, run_group
 from store.housekeeping import Housekeeping
@@ -270,7 +272,11 @@ class World:
         self.batches: dict[str, tuple[str, bool]] = {}
         self.slow: list[Slow] = []
         self.count = 0
-        self.cuts = 0
+        self.copy: sqlite3.Connection | None = None
+        self.copied: dict[str, Ledger] = {}
+        self.commits = 0
+        self.committed: dict[str, int] = {}
+        """For each run, how many changes had been committed with its last."""
         patch = self._patches.enter_context
         patch(mock.patch.object(progress, "INTERVAL_S", 0.0))
         patch(mock.patch.object(joining, "AT_ONCE", chance.choice([1, 50])))
@@ -303,10 +309,15 @@ class World:
             broker.out.clear()
         await self._turn(3)
         self.clients = [
-            Client(self.projects[0], ALL, self._get),
-            Client(self.projects[0], ALL, self._get),
-            Client(self.projects[-1], ALL, self._get),
-            Client(self.projects[0], frozenset({"read:tags:a", "read:batch:none"}), self._get),
+            Client(self.projects[0], ALL, self._get, self._commits),
+            Client(self.projects[0], ALL, self._get, self._commits),
+            Client(self.projects[-1], ALL, self._get, self._commits),
+            Client(
+                self.projects[0],
+                frozenset({"read:tags:a", "read:batch:none"}),
+                self._get,
+                self._commits,
+            ),
         ]
         definitions = place.stores[0].definitions
         steps = [
@@ -335,6 +346,8 @@ class World:
                     pass
         for gateway in self.gateways:
             await gateway.kill()
+        if self.copy is not None:
+            self.copy.close()
         for broker in self.place.brokers:
             broker.away(False)
             broker.published = lambda hints: None
@@ -380,6 +393,8 @@ class World:
             id = hint.change.run_id
             if hint.change.project not in self.ledgers:
                 continue  # of a world before this one, whose timers run out now
+            self.commits += 1
+            self.committed[id] = self.commits
             if hint.run is None:
                 self.batches[id] = (hint.change.project, True)
             elif hint.change.kind == "deleted":
@@ -391,6 +406,9 @@ class World:
                 old = self.known.get(id)
                 if old is None or old.version < hint.run.version:
                     self.known[id] = hint.run
+
+    def _commits(self) -> int:
+        return self.commits
 
     async def _get(self, run_id: str) -> State | None:
         run = self.known.get(run_id)
@@ -477,7 +495,7 @@ class World:
             client.verify(self.ledgers[client.project])
 
     def _problem(self, client: Client) -> str | None:
-        return client.problem(self.ledgers[client.project])
+        return client.problem(self.ledgers[client.project], self.committed)
 
     async def _land(self, chance: random.Random) -> None:
         """All reads that wait are made."""
@@ -496,6 +514,17 @@ class World:
         if client.connection is not None:
             client.connection.writable()
         await client.read()
+
+    async def begin_again(self) -> None:
+        """Knows nothing but what the database says now."""
+        self.ledgers = copy.deepcopy(self.copied)
+        await self.refresh()
+        self.known, self.deleted, self.batches, self.committed = {}, set(), {}, {}
+        for ledger in self.ledgers.values():
+            self.known |= ledger.rows
+            self.deleted |= ledger.deleted.keys()
+            for id in ledger.batch_ids:
+                self.batches[id] = (ledger.project, id in ledger.sealed)
 
     async def refresh(self) -> None:
         """Reads what was committed."""
@@ -809,7 +838,6 @@ async def cut_log(world: World, chance: random.Random) -> None:
     """Retention takes all of the log, under whoever holds a cursor."""
     if world.slow or chance.random() < 0.5:
         return
-    world.cuts += 1
     await world.refresh()
     store = world.place.stores[0]
     keep = Retention(changes=timedelta(days=-1 if world.place.is_postgres else 0))
@@ -818,17 +846,59 @@ async def cut_log(world: World, chance: random.Random) -> None:
     await housekeeping.prepare()
 
 
+@action(1)
+async def back_up(world: World, chance: random.Random) -> None:
+    """Somebody copies the database, to restore it some day."""
+    database = world.place.aside
+    if isinstance(database, Sqlite) and chance.random() < 0.5:
+        if world.copy is not None:
+            world.copy.close()
+        world.copy = sqlite3.connect(":memory:")
+        with contextlib.closing(sqlite3.connect(database.path)) as file:
+            file.backup(world.copy)
+        await world.refresh()
+        world.copied = copy.deepcopy(world.ledgers)
+
+
+@action(1)
+async def restore(world: World, chance: random.Random) -> None:
+    """All servers stop, the copy takes the database's place, and they start: another history."""
+    database = world.place.aside
+    if not isinstance(database, Sqlite) or world.copy is None:
+        return
+    await world.refresh()
+    for client in world.clients:
+        await client.cut()
+        client.verify(world.ledgers[client.project])
+    for gateway in world.gateways:
+        await gateway.kill()
+    with contextlib.closing(sqlite3.connect(database.path)) as file:
+        world.copy.backup(file)
+    if chance.random() < 0.4:
+        await new_epoch(database)
+    else:
+        # Without a word about it: whoever has kept what they had with its cursor is told, but
+        # what came after the cursor was nobody's to take back.
+        for client in world.clients:
+            client.go_back()
+    await world.begin_again()
+    for gateway in world.gateways:
+        gateway.begin()
+
+
 # ------------------------------------------------------------------------------------- the clients
 
 
-def _client(world: World, chance: random.Random) -> Client:
-    return chance.choice(world.clients)
+def _client(world: World, chance: random.Random, *, connected: bool | None = None) -> Client:
+    """Any of them; one of those that are connected, or are not, if there is one."""
+    some = [each for each in world.clients if (each.connection is not None) is connected]
+    return chance.choice(some or world.clients)
 
 
 @action(5)
 async def connect(world: World, chance: random.Random) -> None:
     """A client connects to any gateway, and goes on from its cursors."""
-    client = _client(world, chance)
+    client = _client(world, chance, connected=False)
     if client.connection is None:
         await client.connect(_gateway(world, chance).hub)
 
@@ -836,7 +906,7 @@ async def connect(world: World, chance: random.Random) -> None:
 @action(3)
 async def cut(world: World, chance: random.Random) -> None:
     """A connection is lost, with what was on the way."""
-    client = _client(world, chance)
+    client = _client(world, chance, connected=True)
     leave = chance.choice([0, 1, 5])
     if chance.random() < 0.6 and client.connection is not None:
         # Some of what it was owed all the while comes through, and no more.
@@ -849,9 +919,9 @@ async def cut(world: World, chance: random.Random) -> None:
 @action(3)
 async def stall(world: World, chance: random.Random) -> None:
     """A client reads nothing any more: its socket's buffers are full."""
-    client = _client(world, chance)
+    client = _client(world, chance, connected=True)
     client.lags = True
-    client.outlet.writable = chance.random() < 0.4
+    client.outlet.writable = chance.random() < 0.3
 
 
 @action(5)
@@ -878,7 +948,7 @@ async def subscribe(world: World, chance: random.Random) -> None:
 def _ask(world: World, client: Client, chance: random.Random) -> dict[str, Any] | None:
     # Decided in any case, so that one choice does not move all those after it.
     options: dict[str, Any] = {
-        "delivery": chance.choice(["every", "every", "latest"]),
+        "delivery": chance.choice(["every", "latest"]),
         "skip": chance.choice([[], [], ["payload", "metadata"]]),
         "stopOnCompletion": chance.random() < 0.7,
         "snapshot": chance.random() < 0.9,
