@@ -121,7 +121,7 @@ async def test_an_old_day_is_marked_and_then_taken_away_while_everybody_goes_on(
     assert await refused(store, before) == "retention"
     assert await refused(store, past) is None
 
-    working = True
+    working, finished = True, False
 
     async def write() -> int:
         n = 0
@@ -132,7 +132,7 @@ async def test_an_old_day_is_marked_and_then_taken_away_while_everybody_goes_on(
 
     async def read() -> int:
         horizon, seen = past, 0
-        while working:
+        while not finished:
             groups, horizon = await read_all(store, horizon)
             seen += sum(len(group.changes) for group in groups)
         groups, _ = await read_all(store, horizon)
@@ -149,6 +149,7 @@ async def test_an_old_day_is_marked_and_then_taken_away_while_everybody_goes_on(
         await asyncio.sleep(0.01)
     working = False
     written = await writer
+    finished = True
     assert await reader == written + 1
     assert await refused(store, before) == "retention"
     assert await refused(store, past) is None

@@ -8,13 +8,14 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
+from redis.asyncio import Redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from store.broker.metrics import NO_METRICS, BrokerMetrics
 from store.broker.redis.address import Address
 from store.broker.redis.broker import PubSub
 from store.broker.redis.link import Link
-from store.broker.redis.publisher import CLOSE_S, FAILED, connect, heed_cancellation
+from store.broker.redis.publisher import FAILED, Pool, heed_cancellation
 from store.broker.redis.tuning import Tuning
 
 log = logging.getLogger(__name__)
@@ -169,14 +170,12 @@ class ClusterBroker(PubSub):
 
 async def ask_slots(address: Address, tuning: Tuning) -> list[Node | None]:
     """The owner of each slot, as that node sees it; raises one of FAILED."""
-    client = connect(address, tuning)
+    pool = Pool(address, tuning)
     try:
         async with asyncio.timeout(tuning.connect_s):
-            answer: list[Any] = await client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+            answer: list[Any] = await Redis.from_pool(pool).execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
     finally:
-        with contextlib.suppress(*FAILED):
-            async with asyncio.timeout(CLOSE_S):
-                await client.aclose()
+        pool.abort()
     owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
     for first, last, (host, port, *_), *_replicas in answer:
         # A node that does not know its own host, or will not say it, is where it was asked.

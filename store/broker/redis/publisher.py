@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,8 +26,6 @@ log = logging.getLogger(__name__)
 
 PIPELINE_BYTES: Final = 1_000_000
 PIPELINE_MESSAGES: Final = 1_000
-
-CLOSE_S: Final = 0.5
 
 SLOW: Final = (TimeoutError, redis.exceptions.TimeoutError)
 FAILED: Final = (RedisError, OSError, TimeoutError)
@@ -73,7 +70,8 @@ class Publisher:
         self._command = "SPUBLISH" if sharded else "PUBLISH"
         self._refused = refused
         self._demoted = demoted
-        self._client = connect(address, tuning)
+        self._pool = Pool(address, tuning)
+        self._client = Redis.from_pool(self._pool)
         self._queue: deque[Outgoing] = deque()
         self._bytes = 0
         self._beat: Outgoing | None = None
@@ -116,7 +114,7 @@ class Publisher:
                 try:
                     if self._worn:
                         self._worn = False
-                        await self._client.connection_pool.disconnect()
+                        await self._pool.disconnect()
                     await self._send(pipeline)
                     again = False
                 except FAILED as error:
@@ -129,9 +127,8 @@ class Publisher:
                     await self._dial(backoff, loop.time() - since)
                     since = loop.time()
         finally:
-            with contextlib.suppress(*FAILED):
-                async with asyncio.timeout(CLOSE_S):
-                    await self._client.aclose()
+            # Without a wait: whoever cancels twice would find the connection still open.
+            self._pool.abort()
 
     async def _send(self, pipeline: Sequence[Outgoing]) -> None:
         async with (
@@ -171,7 +168,7 @@ class Publisher:
             stood_s = 0.0
             try:
                 async with asyncio.timeout(self._tuning.connect_s):
-                    await self._client.connection_pool.disconnect()
+                    await self._pool.disconnect()
                     await self._client.ping()
                 break
             except ResponseError:
@@ -227,6 +224,12 @@ class _Abrupt(AbstractConnection):
             self._writer.transport.abort()
         await super().disconnect(*args, **kwargs)
 
+    def abort(self) -> None:
+        """Ends the connection, if there is one, without a wait."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+            self._reader = self._writer = None
+
 
 class _PlainConnection(_Abrupt, Connection): ...
 
@@ -234,26 +237,38 @@ class _PlainConnection(_Abrupt, Connection): ...
 class _TlsConnection(_Abrupt, SSLConnection): ...
 
 
-def connect(address: Address, tuning: Tuning) -> Redis:
-    """A client of one connection, which tries everything once: when to try again is decided
-    here, by whoever knows what is worth it."""
-    pool = ConnectionPool(
-        connection_class=_PlainConnection if address.tls is None else _TlsConnection,
-        host=address.host,
-        port=address.port,
-        username=address.username,
-        password=address.password,
-        db=address.db,
-        protocol=2,
-        max_connections=1,
-        socket_timeout=tuning.send_s,
-        socket_connect_timeout=tuning.connect_s,
-        socket_keepalive=True,
-        socket_keepalive_options=keepalive_options(),
-        retry=Retry(NoBackoff(), 0),
-        **({} if address.tls is None else address.tls.client_options()),
-    )
-    return Redis.from_pool(pool)
+class Pool(ConnectionPool):
+    """One connection, which tries everything once: when to try again is decided here, by whoever
+    knows what is worth it."""
+
+    def __init__(self, address: Address, tuning: Tuning) -> None:
+        super().__init__(
+            connection_class=_PlainConnection if address.tls is None else _TlsConnection,
+            host=address.host,
+            port=address.port,
+            username=address.username,
+            password=address.password,
+            db=address.db,
+            protocol=2,
+            max_connections=1,
+            socket_timeout=tuning.send_s,
+            socket_connect_timeout=tuning.connect_s,
+            socket_keepalive=True,
+            socket_keepalive_options=keepalive_options(),
+            retry=Retry(NoBackoff(), 0),
+            **({} if address.tls is None else address.tls.client_options()),
+        )
+        self._made: list[_Abrupt] = []
+
+    def make_connection(self) -> Any:
+        connection = super().make_connection()  # type: ignore[no-untyped-call]
+        self._made.append(connection)
+        return connection
+
+    def abort(self) -> None:
+        """Ends the connection, also one that is lent out or just being made."""
+        for connection in self._made:
+            connection.abort()
 
 
 def heed_cancellation() -> None:
