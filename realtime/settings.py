@@ -9,7 +9,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Final, get_type_hints
 from urllib.parse import urlsplit
 
-from store.blobs import folder_of
+from store.artifacts.blobs import folder_of
 from store.commands import Limits
 from store.engine import database_url
 

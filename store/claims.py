@@ -25,11 +25,11 @@ from store.commands import (
 )
 from store.engine import Database
 from store.errors import IdempotencyKeyReused, Invalid, StoreError, Unavailable
-from store.group import Committed, run_group
 from store.model import Run, RunStatus
 from store.once import Key
-from store.staged import Outcomes
 from store.tables import answers, runs
+from store.writer.group import Committed, run_group
+from store.writer.staged import Outcomes
 
 log = logging.getLogger(__name__)
 

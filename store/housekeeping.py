@@ -18,8 +18,8 @@ from store import changes as change_log
 from store.commands import DeleteRun, Done, Submission
 from store.engine import Database
 from store.errors import StoreError
-from store.staged import Outcomes
 from store.tables import answers, changes, revoked_tokens, runs, used_tokens
+from store.writer.staged import Outcomes
 
 log = logging.getLogger(__name__)
 

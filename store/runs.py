@@ -13,15 +13,15 @@ from sqlalchemy.engine import Connection
 from store import batches as batch_reads
 from store import reads, timers
 from store.artifacts import SIZE_MAX, Artifacts
-from store.blobs import Blobs
+from store.artifacts.blobs import Blobs
 from store.broker import Broker, Hint
 from store.claims import Claims
 from store.commands import Limits, Submission, check, is_id
-from store.definitions import Definitions
 from store.engine import CommitLost, Database, Sqlite, open_database
 from store.errors import Invalid, NotFound, OutcomeUnknown, StoreError
 from store.housekeeping import Housekeeping, Retention
-from store.jobruns import JobRuns
+from store.jobs.definitions import Definitions
+from store.jobs.runs import JobRuns
 from store.jsonvalue import is_text
 from store.model import (
     Batch,
@@ -34,10 +34,10 @@ from store.model import (
     SnapshotPage,
 )
 from store.schema import migrate
-from store.staged import Outcomes
 from store.timers import Timers
 from store.webhooks import AddressPolicy, Webhooks
 from store.writer import Writer
+from store.writer.staged import Outcomes
 
 KEY_CHARS = 512
 """How long an `Idempotency-Key` may be."""

@@ -16,8 +16,8 @@ from store.commands import FireTimer, Submission, Timer
 from store.engine import Database
 from store.errors import Conflict, NotFound, StoreError, Unavailable
 from store.model import RunStatus
-from store.staged import CLOCKS, Outcomes
 from store.tables import heartbeats, runs
+from store.writer.staged import CLOCKS, Outcomes
 
 log = logging.getLogger(__name__)
 

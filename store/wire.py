@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from store.jobs import status_of
+from store.jobs.following import status_of
 from store.lifecycle import is_final
 from store.model import Batch, JobRun, Run, wire_run, wire_value
 

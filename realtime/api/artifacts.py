@@ -19,7 +19,7 @@ from realtime.api.requests import parse_query
 from realtime.api.routing import Call, Operation, Resource, answer
 from realtime.api.runs import readable_run
 from realtime.limits import paced
-from store.artifactrows import Artifact
+from store.artifacts.rows import Artifact
 from store.errors import NotFound
 from store.model import wire_value
 

@@ -18,8 +18,8 @@ from realtime.api.routing import SMALL, Call, Operation, Resource, answer, run_o
 from realtime.auth import RUN_TOKEN_S, Forbidden, Grant
 from store.commands import CreateRun, DeleteRun, JobOrder, NewRun, UpdateRun
 from store.errors import NotFound
-from store.jobruns import JobRunQuery, Moment, spent
-from store.jobs import JobRunStatus, status_of, statuses_of
+from store.jobs.following import JobRunStatus, status_of, statuses_of
+from store.jobs.runs import JobRunQuery, Moment, spent
 from store.model import (
     Change,
     Facet,

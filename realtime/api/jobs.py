@@ -13,7 +13,7 @@ from realtime.api.bodies import body_limit
 from realtime.api.paging import PageQuery, opaque, place_of
 from realtime.api.routing import Call, Operation, Resource, answer
 from realtime.api.workflows import reader
-from store.definitions import Job, NewJob
+from store.jobs.definitions import Job, NewJob
 from store.model import wire_value
 
 

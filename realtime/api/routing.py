@@ -27,9 +27,9 @@ from realtime.settings import Settings
 from store.artifacts import Artifacts
 from store.claims import Claims
 from store.commands import Command, Done, Limits, Submission
-from store.definitions import Definitions
 from store.errors import StoreError
-from store.jobruns import JobRuns
+from store.jobs.definitions import Definitions
+from store.jobs.runs import JobRuns
 from store.model import Batch, Change, Run, RunQuery, wire_run
 from store.once import Key
 from store.webhooks import Webhooks

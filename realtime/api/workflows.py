@@ -13,7 +13,7 @@ from realtime.api.bodies import body_limit
 from realtime.api.paging import PageQuery, opaque, place_of
 from realtime.api.routing import Call, Operation, Resource, answer
 from realtime.auth import Forbidden
-from store.definitions import NewWorkflow, Workflow
+from store.jobs.definitions import NewWorkflow, Workflow
 from store.model import wire_value
 
 

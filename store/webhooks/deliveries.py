@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from store import changes
 from store.errors import NotFound
-from store.tables_webhooks import deliveries, webhooks
+from store.tables.webhooks import deliveries, webhooks
 from store.webhooks import schedule
 from store.webhooks.endpoints import BY_OWNER, endpoint_of
 from store.webhooks.values import Answer, Attempt, Delivery, Endpoint, State

@@ -17,7 +17,7 @@ from store import changes
 from store.commands import check_words
 from store.errors import Invalid, NotFound
 from store.model import Horizon, new_id
-from store.tables_webhooks import deliveries, webhook_cursors, webhooks
+from store.tables.webhooks import deliveries, webhook_cursors, webhooks
 from store.webhooks import signing
 from store.webhooks.addresses import AddressPolicy
 from store.webhooks.values import PATTERNS, Endpoint, Secret

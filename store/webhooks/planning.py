@@ -17,13 +17,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from store import batches as batch_reads
-from store import changes, jobruns
+from store import changes
 from store.errors import CannotContinue, NotFound
-from store.jobs import status_of
+from store.jobs import runs as job_runs
+from store.jobs.following import status_of
 from store.model import Group, Horizon, Run, RunStatus, new_id, rfc3339, wire_run, wire_value
 from store.tables import changes as log
 from store.tables import runs
-from store.tables_webhooks import deliveries, webhook_cursors, webhooks
+from store.tables.webhooks import deliveries, webhook_cursors, webhooks
 from store.webhooks import endpoints as endpoint_rows
 from store.webhooks.schedule import TRIED_FOR
 from store.webhooks.values import (
@@ -241,7 +242,7 @@ class _Page:
 
     def _job_run(self, run: Run, stood: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            body = wire_job_run(jobruns.get(self._connection, run.project, run.id))
+            body = wire_job_run(job_runs.get(self._connection, run.project, run.id))
         except NotFound:  # it was deleted meanwhile; what was left of it is told
             body = {
                 "id": run.id,

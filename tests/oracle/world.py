@@ -43,14 +43,14 @@ from store.commands import (
     Submission,
     UpdateRun,
 )
-from store.definitions import NewJob, NewWorkflow
 from store.engine import Database, Sqlite, open_database
 from store.errors import NotFound
-from store.group import Committed, run_group
 from store.housekeeping import Housekeeping
+from store.jobs.definitions import NewJob, NewWorkflow
 from store.lifecycle import FINAL, NEXT
 from store.model import Run, RunStatus, wire_run
 from store.schema import new_epoch
+from store.writer.group import Committed, run_group
 from tests.oracle.client import Client
 from tests.oracle.gates import GatedStore, TamperingBroker
 from tests.oracle.ledger import Ledger, State

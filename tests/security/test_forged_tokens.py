@@ -242,7 +242,7 @@ async def test_a_wrong_key_takes_the_way_of_an_unknown_one(
         way.append("find")
         return await find(hash)
 
-    monkeypatch.setattr("realtime.auth.hmac.compare_digest", compared)
+    monkeypatch.setattr("realtime.auth.authority.hmac.compare_digest", compared)
     monkeypatch.setattr(access, "find_key", found)
     ways = []
     for wrong in (new_key(), key[:-1] + ("a" if key[-1] != "a" else "b")):

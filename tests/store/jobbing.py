@@ -21,9 +21,9 @@ from store.commands import (
     Submission,
     UpdateRun,
 )
-from store.definitions import Job, NewJob, NewWorkflow
 from store.engine import Postgres, Sqlite
 from store.errors import StoreError
+from store.jobs.definitions import Job, NewJob, NewWorkflow
 from store.model import Change, JobRun, Run, RunStatus, new_id
 from tests.builders import PROJECT
 

@@ -15,15 +15,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from store import RunStore
-from store.artifactrows import Artifact, mark
 from store.artifacts import Artifacts
-from store.blobs import Blobs, folder_of
+from store.artifacts.blobs import Blobs, folder_of
+from store.artifacts.rows import Artifact, mark
 from store.commands import AFTERTIME, CreateRun, NewRun
 from store.errors import BlobsAway, Conflict, IdempotencyKeyReused, Invalid, NotFound, TooLarge
 from store.model import Run, RunStatus, new_id
 from store.once import Key
 from store.tables import runs
-from store.tables_artifacts import artifacts as artifact_rows
+from store.tables.artifacts import artifacts as artifact_rows
 from tests.builders import PROJECT
 from tests.store.jobbing import a_job, begin, delete, move, now, opened_on, run_of, until
 

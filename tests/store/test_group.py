@@ -339,7 +339,7 @@ async def test_an_answer_is_kept_with_the_change_or_neither_is(
 ) -> None:
     """An answer alone would say that something was done that was not; a change alone would be
     made twice."""
-    from store import group
+    from store.writer import group
 
     whole = group.run_group
 
@@ -548,7 +548,7 @@ async def test_a_lock_that_is_never_given_back_is_unavailable_not_a_crash(
     own_postgres: str, open_any: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody's forgotten psql session must not show callers an SQL error."""
-    monkeypatch.setattr("store.engine.LOCK_WAIT", "100ms")
+    monkeypatch.setattr("store.engine.postgres.LOCK_WAIT", "100ms")
     store = await open_any(own_postgres)
     run, other = await create(store), await create(store)
     session = await asyncpg.connect(own_postgres)

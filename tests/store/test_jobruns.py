@@ -21,10 +21,10 @@ from store.commands import (
     Timer,
     UpdateRun,
 )
-from store.definitions import NewJob, NewWorkflow
 from store.errors import Conflict, Invalid, NotFound, StoreError, TransitionRefused
-from store.jobruns import JobRunQuery
-from store.jobs import JobRunStatus, status_of
+from store.jobs.definitions import NewJob, NewWorkflow
+from store.jobs.following import JobRunStatus, status_of
+from store.jobs.runs import JobRunQuery
 from store.lifecycle import is_final
 from store.model import ChangeKind, JobRun, RunStatus
 from tests.builders import PROJECT

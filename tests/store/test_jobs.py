@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.errors import Conflict
-from store.jobs import (
+from store.jobs.following import (
     BeginStep,
     JobRunStatus,
     MoveJobRun,

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from store import tables
 from store.broker.memory import MemoryBroker
-from store.engine import Database, Sqlite, _use_wal, open_database
+from store.engine import Database, Sqlite, open_database, use_wal
 from store.errors import SchemaTooNew
 from store.runs import RunStore
 from store.schema import migrate
@@ -173,7 +173,7 @@ async def test_servers_that_start_together_migrate_once(database_url: str) -> No
 def test_a_new_file_that_somebody_else_is_making_is_waited_for() -> None:
     """Where two processes would wait for each other, SQLite refuses one of them at once.
 
-    Taken out: the patience of `_use_wal`; now and then the second of two servers could not open
+    Taken out: the patience of `use_wal`; now and then the second of two servers could not open
     the file.
     """
     refusals = 2
@@ -187,7 +187,7 @@ def test_a_new_file_that_somebody_else_is_making_is_waited_for() -> None:
                 error.sqlite_errorcode = sqlite3.SQLITE_BUSY
                 raise error
 
-    _use_wal(Cursor())  # type: ignore[arg-type]
+    use_wal(Cursor())  # type: ignore[arg-type]
     assert refusals == 0
 
 

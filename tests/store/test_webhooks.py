@@ -17,8 +17,8 @@ from store import RunStore
 from store.commands import Command, CreateBatch, CreateRun, NewRun, SealBatch, Submission
 from store.errors import Invalid, NotFound
 from store.model import Run, RunStatus, new_id
-from store.tables_webhooks import deliveries as delivery_rows
-from store.tables_webhooks import webhook_cursors
+from store.tables.webhooks import deliveries as delivery_rows
+from store.tables.webhooks import webhook_cursors
 from store.webhooks import AddressPolicy, ChangedEndpoint, Delivery, Endpoint, NewEndpoint, Webhooks
 from store.webhooks.values import State
 from tests.store.jobbing import (

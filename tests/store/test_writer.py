@@ -14,14 +14,14 @@ import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from store import group
 from store.broker import Hint
 from store.broker.memory import MemoryBroker
 from store.commands import CreateBatch, CreateRun, Limits, Submission, UpdateRun
 from store.errors import NotFound, OutcomeUnknown, Unavailable
-from store.group import Committed
 from store.model import Run, RunQuery, RunStatus, new_id
 from store.runs import RunStore
+from store.writer import group
+from store.writer.group import Committed
 from tests.builders import PROJECT, a_create
 from tests.faults import Proxy, Way, terminate_backends
 from tests.servers import Postgres

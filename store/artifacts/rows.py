@@ -16,7 +16,7 @@ from store.lifecycle import is_final
 from store.model import RunStatus
 from store.once import Key, once
 from store.tables import runs
-from store.tables_artifacts import artifacts
+from store.tables.artifacts import artifacts
 
 CLEANED_AT_ONCE: Final = 100
 

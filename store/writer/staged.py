@@ -11,16 +11,17 @@ from sqlalchemy.engine import Connection
 
 from store import answers as answer_codec
 from store import batches as batch_reads
-from store import bulk, changes, jobrows
-from store.artifactrows import delete_of_runs
+from store import bulk, changes
+from store.artifacts.rows import delete_of_runs
 from store.broker import Hint
 from store.commands import CreateBatch, Done, SealBatch, Submission, Timer
 from store.errors import StoreError
-from store.held import Held, RunKey
+from store.jobs import rows as job_rows
 from store.lifecycle import beats, due
 from store.model import Change, Run, RunStatus
 from store.rows import insert_runs, update_runs
 from store.tables import answers, batches, heartbeats, idempotency_keys, run_tags, runs, used_tokens
+from store.writer.held import Held, RunKey
 
 Outcomes = list[Done | StoreError]
 
@@ -40,7 +41,7 @@ class Staged:
         self._held = held
         self.runs: dict[str, Run] = dict(held.runs)
         self.deleted: dict[str, Run] = {}
-        self.job_runs: dict[str, jobrows.Snapshot] = {}
+        self.job_runs: dict[str, job_rows.Snapshot] = {}
         """What the job runs that were made are to execute."""
         self.changes: list[Change] = []
         self.hints: list[Hint] = []
@@ -102,8 +103,8 @@ class Staged:
             self._connection.execute(sa.delete(runs).where(runs.c.id.in_(gone)))
         if gone:
             delete_of_runs(self._connection, gone)
-        jobrows.write(self._connection, self.job_runs)
-        jobrows.delete(
+        job_rows.write(self._connection, self.job_runs)
+        job_rows.delete(
             self._connection, [id for id, run in self.deleted.items() if run.job_id is not None]
         )
 

@@ -1,4 +1,4 @@
-"""Keys and tokens, and the grants they give."""
+"""Who says what a key or token grants."""
 
 from __future__ import annotations
 
@@ -6,277 +6,37 @@ import asyncio
 import hashlib
 import hmac
 import logging
-import re
-import secrets
-import string
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import jwt
 import msgspec
 
+from realtime.auth.grants import DEFAULT_PROJECT, SKIPPABLE, Denied, Grant, Unauthorized
+from realtime.auth.tokens import (
+    AUDIENCE,
+    ISSUER,
+    KEY,
+    KID,
+    TOKEN_CHARS_MAX,
+    Claims,
+    Signer,
+    key_hash,
+)
 from realtime.limits import Buckets
 from store.access import TOKEN_LIFE_MAX, Access, ApiKey, Revocations, SigningSecret
 from store.errors import StoreError
-from store.model import ALWAYS_SENT, WIRE_FIELDS, Facet, Match, Run, Selection, new_id
 
 log = logging.getLogger(__name__)
-
-DEFAULT_PROJECT: Final = "default"
-KEY_PREFIX: Final = "rsk_"
-"""Every stored key begins with it, so that a scanner for secrets can find one that got out."""
-
-RUN_TOKEN_S: Final = 24 * 3600
-"""How long the token lives that comes with a new run or batch."""
 
 REFRESH_S: Final = 1.0
 """How often revocations are read; one takes effect everywhere within this time."""
 
 _OVERLAP: Final = timedelta(minutes=10)
 """Revocations of so long are read again each time: a commit may come late, clocks differ."""
-
-_ISSUER: Final = "runstream"
-_AUDIENCE: Final = "runstream"
-_ALPHABET: Final = string.ascii_letters + string.digits
-_KEY: Final = re.compile(re.escape(KEY_PREFIX) + r"[A-Za-z0-9]{40}")
-_ID: Final = r"_[0-9a-hjkmnp-tv-z]{26}"
-_KID: Final = re.compile("sgn" + _ID)
-TOKEN_ID: Final = re.compile("tok" + _ID)
-
-TOKEN_CHARS_MAX: Final = 8_192
-SCOPES_MAX: Final = 100
-SCOPE_CHARS_MAX: Final = 512
-SKIPPABLE: Final = frozenset(WIRE_FIELDS.values()) - ALWAYS_SENT
-"""Fields of a run that may be left out."""
-
-
-class Denied(StrEnum):
-    """Why a token was not taken."""
-
-    MISSING = "missing"
-    INVALID = "invalid"
-    EXPIRED = "expired"
-    REVOKED = "revoked"
-
-
-_SAID: Final = {
-    Denied.MISSING: "send an API key or a public access token: Authorization: Bearer …",
-    Denied.INVALID: "the API key or token is not valid",
-    Denied.EXPIRED: "the token has expired",
-    Denied.REVOKED: "the API key or token was revoked",
-}
-
-
-class Unauthorized(Exception):
-    """There is no token, or not a good one."""
-
-    def __init__(self, reason: Denied) -> None:
-        super().__init__(_SAID[reason])
-        self.reason = reason
-
-
-class Forbidden(Exception):
-    """The token is good, but not for this."""
-
-
-# -------------------------------------------------------------------------------------- grants
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grant:
-    """What a key or token allows, and until when."""
-
-    project: str
-    full: bool = False
-    """A key that may do everything."""
-    read_only: bool = False
-    """A key that may read everything."""
-    scopes: frozenset[str] = frozenset()
-    expires_at: datetime | None = None
-    skip: frozenset[str] = frozenset()
-    """Fields that are left out of everything that is read with it, in the wire's names."""
-    token_id: str | None = None
-    key_id: str | None = None
-    one_time: bool = False
-    """It triggers one run and no more."""
-
-    @cached_property
-    def _read(self) -> dict[str, frozenset[str]]:
-        """What its scopes let it read: kind (`runs`, `tags`, …) to names."""
-        names: dict[str, set[str]] = {}
-        for scope in self.scopes:
-            # Split at the first two colons only: a tag may hold more.
-            verb, _, rest = scope.partition(":")
-            kind, _, name = rest.partition(":")
-            if verb == "read" and name:
-                names.setdefault(kind, set()).add(name)
-        return {kind: frozenset(some) for kind, some in names.items()}
-
-    @cached_property
-    def reads_all(self) -> bool:
-        """Whether every run of the project may be read."""
-        return self.full or self.read_only or "read:runs" in self.scopes
-
-    def _names(self, kind: str) -> frozenset[str]:
-        return self._read.get(kind, frozenset())
-
-    def covers(self, run: Run, facet: Facet) -> bool:
-        """Whether the run, with that status and those tags, may be read."""
-        if run.project != self.project:
-            return False
-        if self.reads_all:
-            return True
-        runs = self._names("runs")
-        return (
-            run.id in runs
-            # A scope for a job run covers its workflow runs, but not just any child.
-            or (run.workflow_id is not None and run.parent_run_id in runs)
-            or run.batch_id in self._names("batch")
-            or run.task_identifier in self._names("tasks")
-            or not self._names("tags").isdisjoint(facet.tags)
-        )
-
-    def reads(self, run: Run) -> bool:
-        """Whether the run as it stands may be read."""
-        return self.covers(run, Facet(run.status, run.tags))
-
-    def reads_batch(self, batch_id: str) -> bool:
-        """Whether the batch itself may be read: how many of its runs stand where."""
-        return self.reads_all or batch_id in self._names("batch")
-
-    def allows(self, selection: Selection) -> bool:
-        """Whether so much may be asked for at all; `covers` then decides run by run."""
-        if selection.project != self.project:
-            return False
-        if self.reads_all:
-            return True
-        tasks = selection.filter.tasks
-        if tasks and tasks <= self._names("tasks"):
-            return True
-        if selection.run_id is not None:
-            # Which scopes cover it is only known with the run.
-            return bool(self._read)
-        if selection.job_run_id is not None:
-            return selection.job_run_id in self._names("runs")
-        if selection.batch_id is not None:
-            return selection.batch_id in self._names("batch")
-        if selection.tags:
-            granted = self._names("tags")
-            if selection.match is Match.ALL:
-                return not granted.isdisjoint(selection.tags)
-            return granted.issuperset(selection.tags)
-        return False
-
-    @property
-    def may_write(self) -> bool:
-        """Whether it may change anything in the project."""
-        return self.full
-
-    def may_trigger(self, task: str) -> bool:
-        """Whether it may make a run of that task."""
-        return self.full or f"trigger:tasks:{task}" in self.scopes
-
-
-def check_scope(scope: str) -> str | None:
-    """What is wrong with a scope, or None."""
-    if len(scope) > SCOPE_CHARS_MAX:
-        return f"a scope has at most {SCOPE_CHARS_MAX} characters"
-    if not scope.isprintable():
-        return "a scope has no control characters"
-    verb, _, rest = scope.partition(":")
-    kind, colon, name = rest.partition(":")
-    if scope == "read:runs" or (
-        colon
-        and name
-        and (verb, kind)
-        in {
-            ("read", "runs"),
-            ("read", "tags"),
-            ("read", "batch"),
-            ("read", "tasks"),
-            ("trigger", "tasks"),
-        }
-    ):
-        return None
-    return (
-        "expected read:runs, read:runs:<id>, read:tags:<tag>, read:batch:<id>, "
-        "read:tasks:<task> or trigger:tasks:<task>"
-    )
-
-
-# ---------------------------------------------------------------------------- keys and tokens
-
-
-def new_key() -> str:
-    """A new API key."""
-    return KEY_PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(40))
-
-
-def key_hash(key: str) -> str:
-    """What is stored of a key. It holds 238 bits of chance, so no slow hash is needed."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A public access token that was just made."""
-
-    token: str
-    id: str
-    expires_at: datetime
-
-
-class _Claims(msgspec.Struct, kw_only=True, rename="camel"):
-    iss: str
-    aud: str
-    iat: int
-    exp: int
-    jti: str
-    scopes: list[str]
-    skip: list[str] = []
-    one_time: bool = False
-
-
-class Signer:
-    """Makes tokens of one project."""
-
-    def __init__(self, secret: SigningSecret) -> None:
-        self._secret = secret.secret
-        self._headers = {"kid": secret.kid}
-
-    def sign(
-        self,
-        scopes: Sequence[str],
-        *,
-        expires_in_s: int,
-        skip: Sequence[str] = (),
-        one_time: bool = False,
-    ) -> Token:
-        """A new token; what it is to grant was checked before."""
-        issued_at = int(time.time())
-        id = new_id("tok")
-        claims: dict[str, Any] = {
-            "iss": _ISSUER,
-            "aud": _AUDIENCE,
-            "iat": issued_at,
-            "exp": issued_at + expires_in_s,
-            "jti": id,
-            "scopes": list(scopes),
-        }
-        if skip:
-            claims["skip"] = list(skip)
-        if one_time:
-            claims["oneTime"] = True
-        return Token(
-            token=jwt.encode(claims, self._secret, algorithm="HS256", headers=self._headers),
-            id=id,
-            expires_at=datetime.fromtimestamp(claims["exp"], UTC),
-        )
 
 
 class Authority:
@@ -375,7 +135,7 @@ class Authority:
             return str(refused)
 
     async def _key_grant(self, token: str, address: str | None) -> Grant:
-        if not _KEY.fullmatch(token):
+        if not KEY.fullmatch(token):
             raise Unauthorized(Denied.INVALID)
         hash = key_hash(token)
         key = self._keys.get(hash)
@@ -411,11 +171,11 @@ class Authority:
                     token,
                     secret.secret,
                     algorithms=["HS256"],
-                    issuer=_ISSUER,
-                    audience=_AUDIENCE,
+                    issuer=ISSUER,
+                    audience=AUDIENCE,
                     options={"require": ["iss", "aud", "exp", "iat", "jti"], "verify_iat": False},
                 ),
-                _Claims,
+                Claims,
             )
             expires_at = datetime.fromtimestamp(claims.exp, UTC)
             issued_at = datetime.fromtimestamp(claims.iat, UTC)
@@ -451,7 +211,7 @@ class Authority:
             self._guesses.give_back(address)
 
     async def _secret(self, kid: object, address: str | None) -> SigningSecret:
-        if not isinstance(kid, str) or not _KID.fullmatch(kid):
+        if not isinstance(kid, str) or not KID.fullmatch(kid):
             raise Unauthorized(Denied.INVALID)
         secret = self._secrets.get(kid)
         if secret is None:

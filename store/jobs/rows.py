@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from store.commands import JobOrder
 from store.model import Plan, PlannedStep
 from store.tables import runs
-from store.tables_jobs import job_runs, job_workflows, jobs, workflows
+from store.tables.jobs import job_runs, job_workflows, jobs, workflows
 
 
 class Snapshot(NamedTuple):

@@ -10,9 +10,10 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from store import changes, jobrows
+from store import changes
 from store.engine import Database
 from store.errors import NotFound
+from store.jobs import rows as job_rows
 from store.model import Change, JobRun, Run, RunStatus
 from store.rows import WHOLE, run_of
 from store.tables import changes as log
@@ -89,7 +90,7 @@ def get(connection: Connection, project: str, run_id: str) -> JobRun:
 
 def _with_steps(connection: Connection, found: Sequence[Run]) -> list[JobRun]:
     ids = [run.id for run in found]
-    snapshots = jobrows.snapshots(connection, ids)
+    snapshots = job_rows.snapshots(connection, ids)
     steps: dict[str, list[Run]] = {id: [] for id in ids}
     for row in connection.execute(
         sa.select(*WHOLE)

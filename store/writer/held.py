@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from store import jobrows
 from store.bulk import among
 from store.commands import (
     ClaimRun,
@@ -32,6 +31,7 @@ from store.commands import (
     Timer,
     UpdateRun,
 )
+from store.jobs import rows as job_rows
 from store.model import Run, RunStatus
 from store.rows import WHOLE, run_of
 from store.tables import answers, batches, heartbeats, idempotency_keys, runs, used_tokens
@@ -105,9 +105,9 @@ class Held:
         """The locked runs."""
         self.heartbeat_due: dict[str, datetime] = {}
         self.kin: dict[str, Kin] = {}
-        self.snapshots: dict[str, jobrows.Snapshot] = {}
+        self.snapshots: dict[str, job_rows.Snapshot] = {}
         """What the job runs execute whose steps may complete."""
-        self.orders: dict[tuple[str, JobOrder], jobrows.Snapshot] = {}
+        self.orders: dict[tuple[str, JobOrder], job_rows.Snapshot] = {}
         """What new job runs are to execute, by project and order; what is not there is unknown."""
         self.steps: dict[str, list[str]] = {}
         """The steps of the job runs that may be canceled or deleted."""
@@ -197,11 +197,11 @@ class Held:
                 case _:
                     pass
         if completed:
-            self.snapshots = jobrows.snapshots(self._connection, completed)
+            self.snapshots = job_rows.snapshots(self._connection, completed)
         if orders:
-            self.orders = jobrows.ordered(self._connection, orders)
+            self.orders = job_rows.ordered(self._connection, orders)
         if ending:
-            self.steps = jobrows.step_ids(self._connection, ending)
+            self.steps = job_rows.step_ids(self._connection, ending)
         return begun
 
     def job_run(self, run_id: str) -> str | None:
@@ -385,7 +385,7 @@ class Held:
             self.runs[run.id] = run
         if self.steps and self._postgres:
             # Until its lock was had, a job run may have begun a step that was not read.
-            now = jobrows.step_ids(self._connection, self.steps)
+            now = job_rows.step_ids(self._connection, self.steps)
             if any(id not in self.runs for steps in now.values() for id in steps):
                 raise Overtaken
         if beating:

@@ -23,11 +23,11 @@ from store.commands import (
 )
 from store.engine import CommitLost, Database
 from store.errors import OutcomeUnknown, StoreError, Unavailable
-from store.group import Committed, run_group
-from store.held import Overtaken
 from store.model import Change
-from store.staged import Outcomes
 from store.tables import changes
+from store.writer.group import Committed, run_group
+from store.writer.held import Overtaken
+from store.writer.staged import Outcomes
 
 log = logging.getLogger(__name__)
 

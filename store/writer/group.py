@@ -12,7 +12,7 @@ from msgspec import UNSET
 from sqlalchemy.engine import Connection
 
 from store import answers as answer_codec
-from store import changes, jobs
+from store import changes
 from store.broker import Hint
 from store.commands import (
     ClaimRun,
@@ -42,10 +42,11 @@ from store.errors import (
     StoreError,
     TokenUsed,
 )
-from store.held import BatchRow, Held, Overtaken, RunKey, TokenUse, has_key, key_of
+from store.jobs import following
 from store.lifecycle import is_final
 from store.model import Change, ChangeKind, Facet, JobRun, Plan, Run, RunStatus, new_id
-from store.staged import Outcomes, Staged
+from store.writer.held import BatchRow, Held, Overtaken, RunKey, TokenUse, has_key, key_of
+from store.writer.staged import Outcomes, Staged
 
 
 class Committed(NamedTuple):
@@ -200,7 +201,7 @@ class _Group:
         if snapshot is None:
             return Done(run=run)
         self._put(self._staged.job_runs, run.id, snapshot)
-        step = self._begin_step(run, snapshot.plan, jobs.first().position)
+        step = self._begin_step(run, snapshot.plan, following.first().position)
         return Done(
             run=run,
             job_run=JobRun(run=run, config=snapshot.config, plan=snapshot.plan, steps=(step,)),
@@ -212,7 +213,7 @@ class _Group:
         run = self._named(command)
         if run.job_id is not None:
             asked = RunStatus.EXECUTING if isinstance(command, ClaimRun) else command.status
-            jobs.check_asked(run, None if asked is UNSET else asked)
+            following.check_asked(run, None if asked is UNSET else asked)
         after, changed = apply(run, command, self._at(run), self._limits)
         if run.job_id is not None and after.status != run.status:
             # The step first: a job run is over with its last step or later.
@@ -232,12 +233,12 @@ class _Group:
         plan = () if snapshot is None else snapshot.plan
         if step.status == RunStatus.COMPLETED and not plan:
             raise Overtaken
-        for consequence in jobs.follow(job_run, len(plan), before.status, step):
+        for consequence in following.follow(job_run, len(plan), before.status, step):
             job_run = self._staged.runs[job_run.id]
             match consequence:
-                case jobs.BeginStep(position=position):
+                case following.BeginStep(position=position):
                     self._begin_step(job_run, plan, position)
-                case jobs.MoveJobRun(to=to, error=error):
+                case following.MoveJobRun(to=to, error=error):
                     move = UpdateRun(
                         project=job_run.project,
                         run_id=job_run.id,
@@ -253,7 +254,7 @@ class _Group:
             run_id=new_id("run"),
             new=NewRun(
                 task_identifier=planned.task_identifier,
-                payload=jobs.step_payload(job_run, plan, position),
+                payload=following.step_payload(job_run, plan, position),
                 ttl=planned.ttl,
                 max_duration=planned.max_duration,
                 heartbeat_timeout=planned.heartbeat_timeout,
@@ -285,7 +286,7 @@ class _Group:
         ]
 
     def _cancel_steps(self, job_run: Run) -> None:
-        for step in jobs.living(self._steps(job_run)):
+        for step in following.living(self._steps(job_run)):
             cancel = UpdateRun(
                 project=step.project, run_id=step.id, status=RunStatus.CANCELED
             )  # fmt: skip

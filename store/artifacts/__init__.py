@@ -17,9 +17,9 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import msgspec
 from sqlalchemy.engine import Connection
 
-from store import artifactrows as rows
-from store.artifactrows import Artifact
-from store.blobs import BlobNotFound, Blobs
+from store.artifacts import rows
+from store.artifacts.blobs import BlobNotFound, Blobs
+from store.artifacts.rows import Artifact
 from store.commands import check_words
 from store.engine import CommitLost, Database
 from store.errors import (

@@ -17,7 +17,7 @@ from store.errors import Conflict, Invalid, NotFound, OutcomeUnknown
 from store.jsonvalue import check_json
 from store.model import new_id
 from store.once import Key, once
-from store.tables_jobs import job_workflows, jobs, workflows
+from store.tables.jobs import job_workflows, jobs, workflows
 
 P = ParamSpec("P")
 T = TypeVar("T")
