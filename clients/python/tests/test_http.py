@@ -559,6 +559,26 @@ async def test_a_job_run_has_its_run_and_its_steps_also_those_to_come(
     assert server.asked[-1].query == {"jobRunId": ["run_j"]}
 
 
+async def test_a_timeline_has_the_changes_of_all_steps_and_the_steps_to_come(
+    server: ScriptedServer, client: Runstream
+) -> None:
+    entry = {"at": AT, "runId": "run_j", "position": None, "version": 1, "sinceStartMs": 0}
+    step = {"workflowId": "wf_1", "position": 0, "name": "pack", "taskIdentifier": "t"}
+    page = {
+        "jobRunId": "run_j",
+        "status": "PENDING",
+        "steps": [{**step, "runId": None, "status": None}],
+        "data": [{**entry, "changed": {"status": "QUEUED"}, "lastedMs": None}],
+        "next": "more",
+    }
+    server.on("GET", "/v1/job-runs/run_j/timeline", Answer(200, page))
+    timeline = await client.job_runs.timeline("run_j", limit=1, after="a")
+    assert (timeline.steps[0].name, timeline.steps[0].status) == ("pack", None)
+    assert timeline.data[0].changed == {"status": "QUEUED"}
+    assert timeline.next == "more"
+    assert server.asked[0].query == {"limit": ["1"], "after": ["a"]}
+
+
 async def test_the_history_of_a_run_goes_on_by_version(
     server: ScriptedServer, client: Runstream
 ) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from runstream.commands import given, name_of, strings
 from runstream.http import Http, part
 from runstream.models import AnyRun, AnyTask
-from runstream.resources.models import Job, JobRun, JobRunStatus, PlannedRun, Workflow
+from runstream.resources.models import Job, JobRun, JobRunStatus, PlannedRun, Timeline, Workflow
 from runstream.resources.paging import Listing, Page
 
 
@@ -233,6 +233,17 @@ def _step(step: Mapping[str, Any]) -> AnyRun | PlannedRun:
     if step.get("id") is None:
         return msgspec.convert(step, PlannedRun)
     return msgspec.convert(step, AnyRun)
+
+    async def timeline(
+        self, job_run_id: str, *, limit: int | None = None, after: str | None = None
+    ) -> Timeline:
+        """Every change of the job run and its steps, in order, and how each step stands.
+
+        In pages of up to 1,000 changes: give `next` as `after`.
+        """
+        query = given(limit=limit, after=after)
+        path = f"/v1/job-runs/{part(job_run_id)}/timeline"
+        return await self._http.call(Timeline, "GET", path, query=query)
 
 
 def _time(value: Any) -> Any:

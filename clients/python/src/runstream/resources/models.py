@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from runstream.models import AnyRun
+from runstream.models import AnyRun, RunError, RunStatus
 
 
 class Workflow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -58,6 +58,53 @@ class JobRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     finished_at: datetime | None = None
     run: AnyRun
     workflow_runs: list[AnyRun | PlannedRun] = msgspec.field(default_factory=list)
+
+
+class TimelineStep(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A step of a job run at one glance; `run_id` and `status` are None until it has been made."""
+
+    workflow_id: str
+    position: int
+    name: str = ""
+    task_identifier: str = ""
+    run_id: str | None = None
+    status: RunStatus | None = None
+    attempt: int = 0
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    waited_ms: int | None = None
+    duration_ms: int = 0
+    error: RunError | None = None
+
+
+class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One change of a job run (`position` is None) or of one of its steps.
+
+    `changed` are its fields by their names in JSON, as they then were; `lasted_ms` is, with
+    a transition, how long the status before it lasted, if that began on the same page.
+    """
+
+    at: datetime
+    run_id: str
+    position: int | None = None
+    version: int
+    changed: dict[str, Any]
+    since_start_ms: int = 0
+    lasted_ms: int | None = None
+
+
+class Timeline(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What happened in a job run, in order: a page of it, and all its steps.
+
+    `next` is the `after` of the next page, or None.
+    """
+
+    job_run_id: str
+    status: JobRunStatus
+    steps: list[TimelineStep] = msgspec.field(default_factory=list)
+    data: list[TimelineEntry] = msgspec.field(default_factory=list)
+    next: str | None = None
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
