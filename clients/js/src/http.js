@@ -6,6 +6,8 @@ import { RunstreamError } from "./errors.js";
 /** @import {Clock} from "./types.js" */
 
 const TRIES = 4;
+// As long as an answer may take that is not on its way.
+const ANSWER_MS = 30_000;
 const CODES = {
   400: "bad_request",
   401: "unauthorized",
@@ -64,19 +66,28 @@ export class Http {
     const headers = {};
     if (body !== undefined) headers["Content-Type"] = "application/json";
     if (method !== "GET") headers["Idempotency-Key"] = idempotencyKey ?? this.#aKey();
-    const init = { method, headers, signal: signal ?? null, body: body === undefined ? null : JSON.stringify(body) };
+    const init = { method, headers, body: body === undefined ? null : JSON.stringify(body) };
     let hasAsked = false;
+    signal?.throwIfAborted();
     for (let tries = 1; ; tries++) {
       const token = await this.#credentials.current();
       if (token !== undefined) headers.Authorization = `Bearer ${token}`;
       let response;
+      let waitMs = 0;
+      const controller = new AbortController();
+      const watch = this.#clock.setTimeout(() => controller.abort(new Error("no answer")), ANSWER_MS);
       try {
-        response = await this.#fetch(this.#base + path + search(query), init);
+        response = await this.#fetch(this.#base + path + search(query), {
+          ...init,
+          signal: signal ? AbortSignal.any([signal, controller.signal]) : controller.signal,
+        });
       } catch (error) {
         signal?.throwIfAborted();
         if (tries >= TRIES) {
           throw new RunstreamError("connection_lost", `the server cannot be reached: ${error}`, { cause: error });
         }
+      } finally {
+        this.#clock.clearTimeout(watch);
       }
       if (response?.ok) {
         return response.headers.get("content-type")?.includes("json") ? response.json() : response;
@@ -88,10 +99,13 @@ export class Http {
           await this.#credentials.fresh(token);
           continue;
         }
-        if (tries >= TRIES || error.status !== 503) throw error;
+        waitMs = 1000 * Number(response.headers.get("retry-after")) || 0;
+        if (tries >= TRIES || error.status !== 503 || waitMs > ANSWER_MS) throw error;
       }
+      waitMs += 200 * 2 ** tries * (0.5 + this.#random() / 2);
       await new Promise((done) => {
-        this.#clock.setTimeout(() => done(undefined), 200 * 2 ** tries * (0.5 + this.#random() / 2));
+        this.#clock.setTimeout(() => done(undefined), waitMs);
+        signal?.addEventListener("abort", done, { once: true });
       });
       signal?.throwIfAborted();
     }

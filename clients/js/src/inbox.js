@@ -18,6 +18,8 @@ export class Inbox {
   #changes = 0;
   /** @type {Map<string, number>} Where an untaken change of a run is, under `latest`. */
   #owed = new Map();
+  /** From this entry on nothing is given yet. */
+  #kept = Infinity;
 
   /**
    * @param {boolean} conflating
@@ -56,7 +58,7 @@ export class Inbox {
       }
       if (this.#conflating) this.#owed.set(entry.run.id, this.#entries.length);
       this.#changes++;
-    } else if (!this.isEmpty && last?.kind === kind && (kind === "mark" || kind === "batch")) {
+    } else if (!this.isEmpty && last?.kind === kind && (kind === "mark" || kind === "batch") && this.#kept !== this.#entries.length) {
       this.#entries[this.#entries.length - 1] = entry;
       return;
     } else if (kind === "live" || kind === "reset") {
@@ -69,7 +71,7 @@ export class Inbox {
   take() {
     const at = this.#head;
     const entry = this.#entries[at];
-    if (!entry) return undefined;
+    if (!entry || at >= this.#kept) return undefined;
     this.#entries[at] = undefined;
     this.#head++;
     if ("run" in entry) {
@@ -77,17 +79,37 @@ export class Inbox {
       if (this.#owed.get(entry.run.id) === at) this.#owed.delete(entry.run.id);
     }
     if (this.#head === this.#entries.length) {
+      const isKeeping = this.#kept < Infinity;
       this.clear();
+      if (isKeeping) this.keep();
     } else if (!this.#conflating && this.#head > 1024 && this.#head * 2 > this.#entries.length) {
       this.#entries.splice(0, this.#head);
+      this.#kept -= this.#head;
       this.#head = 0;
     }
     return entry;
   }
 
+  /** What comes from now on is not given before `release`: it may yet have to be dropped. */
+  keep() {
+    this.#kept = this.#entries.length;
+    this.#owed.clear();
+  }
+
+  release() {
+    this.#kept = Infinity;
+  }
+
+  /** Forgets what is kept; what comes instead is kept, too. */
+  drop() {
+    for (const entry of this.#entries.splice(this.#kept)) if (entry && "run" in entry) this.#changes--;
+    this.#owed.clear();
+  }
+
   clear() {
     this.#entries = [];
     this.#head = this.#changes = 0;
+    this.#kept = Infinity;
     this.#owed.clear();
   }
 }

@@ -124,9 +124,7 @@ export class Subscription {
     const stream = this.#stream;
     if (stream.inbox) throw new TypeError("a subscription can be looped over by one loop at a time");
     const inbox = new Inbox(stream.wish.delivery === "latest", Math.max(1, this.#buffer));
-    // What a store of it has been shown already.
-    for (const run of stream.shown.values()) inbox.put({ kind: "enter", run });
-    stream.inbox = inbox;
+    stream.fill(inbox);
     this.#use();
     try {
       for (;;) {

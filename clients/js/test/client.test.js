@@ -119,6 +119,89 @@ test("runs that a new snapshot does not have are gone when it is there", async (
   );
 });
 
+/** What a loop over `changes()` was told, in short. @param {import("../src/index.js").Change[]} changes */
+const inShort = (changes) =>
+  changes.map((change) => ("run" in change ? `${change.kind} ${change.run.id} ${change.run.version}` : change.kind));
+
+test("a first snapshot that is cut off is not shown: the next may have other versions", async () => {
+  const world = aWorld();
+  const loop = taken(world.runs.subscribeToRuns().changes());
+  const store = world.runs.subscribeToRuns();
+  store.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun("run_1"), aRun("run_2")), { ...aSnapshot(aRun("run_1")), id: 2 });
+  await settled();
+  assert.deepEqual([loop.values, store.getSnapshot().runs, store.getSnapshot().status], [[], [], "connecting"]);
+  world.socket.closes();
+  await world.clock.pass(100);
+  world.socket.opens();
+  assert.deepEqual(world.socket.taken().map(({ cursor }) => cursor), [undefined, undefined]);
+  // Of run_2 nothing comes again, run_3 changes before it is live.
+  world.socket.says(aSnapshot(aRun("run_1", 5), aRun("run_3")), aChange(2, { id: "run_3" }));
+  await settled();
+  assert.deepEqual(loop.values, []);
+  world.socket.says(live(), aChange(6));
+  await settled();
+  assert.deepEqual(inShort(loop.values), ["enter run_1 5", "enter run_3 1", "change run_3 2", "live", "change run_1 6"]);
+});
+
+test("a snapshot after a reset is not shown either before it is live", async () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRuns({ snapshot: false, cursor: "old" });
+  const loop = taken(stream.changes());
+  world.socket.opens();
+  world.socket.says(anEnter(aRun("run_1")), { type: "reset", id: 1, reason: "retention" }, aSnapshot(aRun("run_1", 3)));
+  await settled();
+  assert.deepEqual(inShort(loop.values), ["enter run_1 1", "reset"]);
+  world.socket.closes();
+  await world.clock.pass(100);
+  world.socket.opens();
+  assert.deepEqual(
+    world.socket.taken(),
+    [{ type: "subscribeToRuns", id: 1, snapshot: true }],
+    "the present state is still owed",
+  );
+  world.socket.says(aSnapshot(aRun("run_2", 5)), live());
+  await settled();
+  assert.deepEqual(inShort(loop.values).slice(2), ["enter run_2 5", "leave run_1 1", "live"]);
+  world.socket.closes();
+  await world.clock.pass(100);
+  world.socket.opens();
+  assert.deepEqual(world.socket.taken(), [{ type: "subscribeToRuns", id: 1, snapshot: false, cursor: "c1" }]);
+});
+
+test("a reset to nothing is the end of what was there", async () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRuns();
+  stream.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live(), { type: "reset", id: 1, reason: "token" });
+  assert.deepEqual([stream.getSnapshot().runs.length, stream.getSnapshot().status], [1, "stale"]);
+  world.socket.says(live("c2"));
+  assert.deepEqual([stream.getSnapshot().runs.length, stream.getSnapshot().status], [0, "live"]);
+});
+
+test("a loop that begins in the middle of a snapshot gets all of it", async () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRuns();
+  stream.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun("run_1")));
+  const loop = taken(stream.changes());
+  world.socket.says(aSnapshot(aRun("run_2")), live());
+  await settled();
+  assert.deepEqual(inShort(loop.values), ["enter run_1 1", "enter run_2 1", "live"]);
+});
+
+test("a first snapshot that is refused before it is live throws, and shows nothing by halves", async () => {
+  const world = aWorld();
+  const { values, over } = taken(world.runs.subscribeToRuns());
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), theEnd("forbidden"));
+  await assert.rejects(over, { code: "forbidden" });
+  assert.deepEqual(values, []);
+});
+
 test("a store that is left and taken up again at once keeps its stream", async () => {
   const world = aWorld();
   const stream = world.runs.subscribeToRun("run_1");
@@ -275,6 +358,159 @@ test("a change of a run that is not held is read once, and comes in order", asyn
   await settled();
   assert.deepEqual(asked, ["http://test/v1/runs/run_1"]);
   assert.deepEqual(values.map(({ version, payload }) => [version, payload.orderId]), [[4, 42], [5, 42]]);
+});
+
+/** A stream without a snapshot, of which run_1 is read at version 7 because of its version 3. */
+async function aheadOfTheStream() {
+  const world = aWorld({ fetch: async () => Response.json(aRun("run_1", 7)) });
+  const loop = taken(world.runs.subscribeToRuns({ snapshot: false }).changes());
+  world.socket.opens();
+  world.socket.says(live(), aChange(3));
+  await settled();
+  return { world, told: () => inShort(loop.values).slice(1) };
+}
+
+test("a run that was read ahead of the stream leaves by what the stream says", async () => {
+  const { world, told } = await aheadOfTheStream();
+  world.socket.says(aChange(2, {}, "leave"));
+  await settled();
+  assert.deepEqual(told(), ["enter run_1 7"], "older than the change that it was read for");
+  world.socket.says(aChange(4), aChange(5, {}, "leave"));
+  await settled();
+  assert.deepEqual(told(), ["enter run_1 7", "leave run_1 5"]);
+});
+
+test("if it enters again, it is news only from the version that was told", async () => {
+  const { world, told } = await aheadOfTheStream();
+  world.socket.says(aChange(4, {}, "leave"), anEnter(aRun("run_1", 5)), aChange(6));
+  await settled();
+  assert.deepEqual(told(), ["enter run_1 7", "leave run_1 4"]);
+  world.socket.says(aChange(7), aChange(8));
+  await settled();
+  assert.deepEqual(told().slice(2), ["enter run_1 7", "change run_1 8"]);
+});
+
+test("a cursor does not cover a change whose run is still being read", async () => {
+  /** @type {(answer: Response) => void} */
+  let answer = () => assert.fail("nothing was asked");
+  const world = aWorld({ fetch: () => new Promise((done) => (answer = done)) });
+  const stream = world.runs.subscribeToRuns({ snapshot: false });
+  const { values } = taken(stream.changes());
+  world.socket.opens();
+  world.socket.says(live("c1"), aChange(3), { type: "checkpoint", cursor: "c2" });
+  await settled();
+  assert.deepEqual([stream.cursor, values.length], ["c1", 1]);
+  world.socket.says(theEnd());
+  await settled();
+  assert.equal(stream.getSnapshot().status, "live", "the end waits for it, too");
+  answer(Response.json(aRun("run_1", 3)));
+  await settled();
+  assert.deepEqual([stream.cursor, inShort(values).at(-1), stream.getSnapshot().status], ["c2", "enter run_1 3", "ended"]);
+});
+
+test("a checkpoint holds for the streams that are live, and for no other", async () => {
+  const world = aWorld();
+  const [first, second] = [world.runs.subscribeToRun("run_1"), world.runs.subscribeToRun("run_2", { cursor: "own" })];
+  first.subscribe(() => {});
+  second.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live("c1"), { type: "checkpoint", cursor: "c2" });
+  assert.deepEqual([first.cursor, second.cursor], ["c2", "own"]);
+});
+
+test("a subscription that is given up early frees its number when the server says so", async () => {
+  const world = aWorld();
+  const early = world.runs.subscribeToRun("run_1");
+  early.subscribe(() => {});
+  world.socket.opens();
+  early.close();
+  const next = world.runs.subscribeToRun("run_2");
+  next.subscribe(() => {});
+  assert.deepEqual(world.socket.taken().map(({ type, id }) => [type, id]), [
+    ["subscribeToRun", 1],
+    ["unsubscribe", 1],
+    ["subscribeToRun", 2],
+  ]);
+  world.socket.says(aSnapshot(aRun()), live(), theEnd("unsubscribed"));
+  assert.deepEqual([early.getSnapshot().endReason, early.getSnapshot().run], ["unsubscribed", undefined]);
+  world.runs.subscribeToRun("run_3").subscribe(() => {});
+  assert.equal(world.socket.taken()[0]?.id, 1);
+});
+
+test("a close says whether to come back: from the cursor, patiently, or not at all", async () => {
+  for (const code of [1000, 1001, 1006, 1008, 1009, 1011, 1012, 4408]) {
+    const world = aWorld();
+    const stream = world.runs.subscribeToRun("run_1");
+    stream.subscribe(() => {});
+    world.socket.opens();
+    world.socket.says(aSnapshot(aRun()), live("c1"));
+    world.socket.closes(code);
+    assert.equal(stream.getSnapshot().status, "stale", `${code}`);
+    await world.clock.pass(100);
+    world.socket.opens();
+    assert.equal(world.socket.taken()[0]?.cursor, "c1", `${code}`);
+  }
+  const busy = aWorld();
+  busy.runs.subscribeToRun("run_1").subscribe(() => {});
+  busy.socket.opens();
+  busy.socket.closes(4429);
+  await busy.clock.pass(499);
+  assert.equal(busy.sockets.length, 1);
+  await busy.clock.pass(501);
+  assert.equal(busy.sockets.length, 2);
+  for (const [code, word] of /** @type {const} */ ([[4400, "bad_request"], [4403, "forbidden"], [4404, "not_found"], [4405, "bad_request"]])) {
+    const world = aWorld();
+    const { over } = taken(world.runs.subscribeToRun("run_1"));
+    world.socket.opens();
+    world.socket.closes(code, "no");
+    await assert.rejects(over, { code: word, message: "no" });
+    await world.clock.pass(120_000);
+    assert.equal(world.sockets.length, 1, "and nothing is tried again");
+  }
+});
+
+test("a signal ends whatever it was given to, whenever it comes", async () => {
+  const world = aWorld();
+  const controller = new AbortController();
+  const { signal } = controller;
+  const store = world.runs.subscribeToRun("run_1", { signal });
+  store.subscribe(() => {});
+  const waiting = taken(world.runs.subscribeToRun("run_2", { signal }));
+  controller.abort(new Error("enough"));
+  await assert.rejects(waiting.over, { message: "enough" });
+  assert.deepEqual([store.getSnapshot().status, store.getSnapshot().endReason], ["ended", "unsubscribed"]);
+  assert.equal(world.socket.isClosed, true, "not even open yet");
+  await assert.rejects(world.runs.request("GET", "/v1/runs", { signal }), { message: "enough" });
+});
+
+test("a call that is never answered ends as a lost connection", async () => {
+  const world = aWorld({
+    fetch: (url, init) =>
+      new Promise((_, fail) => init?.signal?.addEventListener("abort", () => fail(init.signal?.reason))),
+  });
+  const call = world.runs.get("run_1");
+  const rejected = assert.rejects(call, { code: "connection_lost" });
+  for (let n = 0; n < 5; n++) {
+    await settled();
+    await world.clock.pass(40_000);
+  }
+  await rejected;
+});
+
+test("a server that asks for patience gets it", async () => {
+  let asked = 0;
+  const world = aWorld({
+    fetch: async () =>
+      asked++
+        ? Response.json(aRun())
+        : Response.json({ code: "unavailable" }, { status: 503, headers: { "Retry-After": "7" } }),
+  });
+  const call = world.runs.get("run_1");
+  await settled();
+  await world.clock.pass(6_900);
+  assert.equal(asked, 1);
+  await world.clock.pass(1_000);
+  assert.equal((await call).id, "run_1");
 });
 
 test("told to come back, it comes back then and no later", async () => {

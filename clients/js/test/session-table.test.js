@@ -60,7 +60,7 @@ class Case {
   stream = new Stream({ type: "subscribeToRuns" }, this.session.stats);
 
   constructor(buffer = 100) {
-    this.stream.inbox = new Inbox(false, buffer);
+    this.stream.fill(new Inbox(false, buffer));
   }
 
   /** @param {any[]} messages */
@@ -103,8 +103,10 @@ class Case {
     return this;
   }
 
+  /** What was told; before `live` it waits for that, and is dropped with a lost connection. */
   drain() {
     const told = [];
+    this.stream.inbox?.release();
     for (let entry; (entry = this.stream.inbox?.take()); ) told.push(TOLD[entry.kind] ?? entry.kind);
     return told;
   }

@@ -31,6 +31,7 @@ test("a run is given with every field that came", () => {
   const stream = new Stream({ type: "subscribeToRuns" }, new Session({ random: () => 0, wall: () => 0 }).stats);
   stream.joining(1);
   stream.snapshot(message.runs);
+  stream.live({ cursor: "c1" });
   const run = stream.shown.get(message.runs[0].id);
   assert.deepEqual(JSON.parse(JSON.stringify(run)), message.runs[0]);
   assert.equal(run?.isFinal && run.isSuccess && !run.isFailed && !run.isCanceled, true);

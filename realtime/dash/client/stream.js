@@ -13,6 +13,9 @@ import { runOf } from "./run.js";
 
 /** @typedef {"IDLE" | "JOINING" | "LIVE" | "PAUSED" | "ENDED"} StreamState */
 
+/** So many changes may wait for runs to be fetched. */
+const MOST_WAITING = 10_000;
+
 export class Stream {
   /** @type {StreamState} */
   state = "IDLE";
@@ -53,11 +56,24 @@ export class Stream {
   #unmarked;
   /** @type {string | undefined} An end that waits for them, too. */
   #ending;
+  /**
+   * Of runs that were fetched and are ahead of the stream: how far the stream is. Such a run may
+   * have left already, by a version that the stream has yet to tell.
+   *
+   * @type {Map<string, number>}
+   */
+  #behind = new Map();
+  /**
+   * If it has: the version that was told of it. Until the stream is there, what it tells of the run
+   * is older than what the caller knows, and is not told.
+   *
+   * @type {Map<string, number>}
+   */
+  #hushed = new Map();
   /** @type {Map<string, Run>} While a snapshot replaces what was held: the runs from before. */
   #before = new Map();
-  /** @type {Map<string, Run>} Of those, the ones that have been told, to keep silent about what is the same. */
-  #told = new Map();
-  #snapshotCame = false;
+  /** @type {string | undefined} Why, until the snapshot is there. */
+  #resetBy;
 
   /**
    * @param {Wish} wish
@@ -75,9 +91,18 @@ export class Stream {
     return this.state === "ENDED";
   }
 
+  /**
+   * Whether what comes is still kept from the caller: a snapshot that is not live. Until then there
+   * is no cursor, so a lost connection means another snapshot, with other versions: who had been
+   * shown the first would see a gap between the two.
+   */
+  get isOpening() {
+    return this.cursor === undefined && !this.isOver;
+  }
+
   /** The runs to show: while others take their place, those from before. */
   get shown() {
-    return this.state !== "LIVE" && this.#before.size ? this.#before : this.#held;
+    return this.cursor === undefined ? this.#before : this.#held;
   }
 
   /**
@@ -85,7 +110,20 @@ export class Stream {
    * cursor: a snapshot cannot be gone on from in its middle, and is bounded by its `limit`.
    */
   get isOverfull() {
-    return this.cursor !== undefined && !!this.inbox?.isFull;
+    if (this.cursor === undefined || !this.inbox) return false;
+    let waiting = 0;
+    for (const { changes } of this.#wanted.values()) waiting += changes.length;
+    return this.inbox.isFull || waiting > MOST_WAITING;
+  }
+
+  /** A loop takes from now on, and gets first what is there to be shown. @param {Inbox} inbox */
+  fill(inbox) {
+    this.inbox = inbox;
+    for (const run of this.shown.values()) this.#tell({ kind: "enter", run });
+    if (this.#resetBy !== undefined) this.#tell({ kind: "reset", reason: this.#resetBy });
+    if (!this.isOpening) return;
+    inbox.keep();
+    for (const run of this.#held.values()) this.#tell({ kind: "enter", run });
   }
 
   // What the session does with it
@@ -95,15 +133,13 @@ export class Stream {
     this.state = "JOINING";
     this.id = id;
     this.retryAt = undefined;
-    this.#snapshotCame = false;
     if (this.cursor === undefined) {
-      for (const [key, run] of this.#held) {
-        this.#before.set(key, run);
-        this.#told.set(key, run);
-      }
+      // Nothing of what came was shown: the next one starts from nothing.
+      this.inbox?.drop();
       this.#forget();
     }
-    return { ...this.wish, id, cursor: this.cursor };
+    // After a reset a snapshot is owed, also to who did not ask for one to begin with.
+    return { ...this.wish, id, cursor: this.cursor, ...(this.#resetBy !== undefined && { snapshot: true }) };
   }
 
   /** The connection is gone; what is held stays. */
@@ -150,26 +186,21 @@ export class Stream {
 
   /** @param {any[]} runs */
   snapshot(runs) {
-    this.#snapshotCame = true;
     for (const fields of runs) {
       const run = runOf(fields);
-      const told = this.#told.get(run.id) ?? this.#held.get(run.id);
+      const had = this.#held.get(run.id);
       this.#hold(run);
-      if (!told) this.#tell({ kind: "enter", run });
-      else if (told.version !== run.version || told.updatedAt !== run.updatedAt) this.#tell({ kind: "change", run });
+      if (!had) this.#tell({ kind: "enter", run });
+      else if (had.version !== run.version || had.updatedAt !== run.updatedAt) this.#tell({ kind: "change", run });
     }
   }
 
   /** @param {{cursor: string, resumed?: boolean, truncated?: boolean}} message */
   live({ cursor, resumed = false, truncated = false }) {
-    // Without a snapshot nothing says which runs are still there.
-    if (!resumed && this.#snapshotCame) {
-      for (const [id, run] of this.#before) {
-        if (!this.#held.has(id)) this.#tell({ kind: "leave", run });
-      }
-    }
+    for (const [id, run] of this.#before) if (!this.#held.has(id)) this.#tell({ kind: "leave", run });
     this.#before = new Map();
-    this.#told = new Map();
+    this.#resetBy = undefined;
+    this.inbox?.release();
     this.state = "LIVE";
     this.wasLive = true;
     this.refusals = 0;
@@ -194,29 +225,45 @@ export class Stream {
     this.#stats.changes++;
     const { id, version } = fields;
     const held = this.#held.get(id);
+    const behind = this.#behind.get(id);
+    const hushed = this.#hushed.get(id);
     if (kind === "leave") {
       this.#wanted.delete(id);
-      if (held && version >= held.version) {
+      if (held && version >= (behind ?? held.version)) {
         this.#held.delete(id);
         this.#settled.delete(id);
+        this.#behind.delete(id);
         this.#gone.set(id, version);
-        this.#tell({ kind, run: runOf(fields, held) });
+        if (hushed === undefined) {
+          if (version < held.version) this.#hushed.set(id, held.version);
+          this.#tell({ kind, run: runOf(fields, held) });
+        } else if (version >= hushed) {
+          this.#hushed.delete(id);
+        }
       }
       this.#settleFetches();
-    } else if (version <= (held?.version ?? this.#gone.get(id) ?? 0)) {
+      return;
+    }
+    if (held && behind !== undefined) {
+      if (version >= held.version) this.#behind.delete(id);
+      else this.#behind.set(id, Math.max(version, behind));
+    }
+    if (version <= (held?.version ?? this.#gone.get(id) ?? 0)) {
       this.#stats.repeatsDropped++;
-    } else if (kind === "enter") {
-      const run = runOf(fields);
+    } else if (held || kind === "enter") {
+      // The server never leaves one out; if it does, the count shows it.
+      const isNext = kind === "enter" || version === /** @type {Run} */ (held).version + 1;
+      if (!isNext && this.wish.delivery !== "latest") this.#stats.gaps++;
+      const run = kind === "enter" ? runOf(fields) : runOf(fields, held);
       this.#wanted.delete(id);
       this.#hold(run);
-      this.#tell({ kind: held ? "change" : "enter", run });
+      if (hushed === undefined) {
+        this.#tell({ kind: held ? "change" : "enter", run });
+      } else if (version >= hushed) {
+        this.#hushed.delete(id);
+        this.#tell({ kind: "enter", run });
+      }
       this.#settleFetches();
-    } else if (held) {
-      // The server never leaves one out; if it does, the count shows it.
-      if (version !== held.version + 1 && this.wish.delivery !== "latest") this.#stats.gaps++;
-      const run = runOf(fields, held);
-      this.#hold(run);
-      this.#tell({ kind: "change", run });
     } else {
       const wanted = this.#wanted.get(id);
       if (wanted) wanted.changes.push(fields);
@@ -234,12 +281,15 @@ export class Stream {
   reset(reason) {
     this.#stats.resets++;
     this.state = "JOINING";
+    // What was not shown yet is not missed.
+    if (this.cursor === undefined) this.inbox?.drop();
+    else for (const [id, run] of this.#held) this.#before.set(id, run);
+    this.inbox?.release();
     this.cursor = undefined;
-    for (const [id, run] of this.#held) this.#before.set(id, run);
-    this.#told.clear();
+    this.#resetBy = reason;
     this.#forget();
-    this.#snapshotCame = false;
     this.#tell({ kind: "reset", reason });
+    this.inbox?.keep();
   }
 
   /** Nothing more comes. What was asked for because of earlier changes is still told. @param {string} reason */
@@ -287,6 +337,8 @@ export class Stream {
       const run = runOf(fields);
       for (const name of this.wish.skip ?? []) delete (/** @type {any} */ (run)[name]);
       this.#hold(run);
+      const told = changes.at(-1)?.version ?? 0;
+      if (run.version > told) this.#behind.set(id, told);
       this.#tell({ kind: "enter", run });
       for (const later of changes) if (later.version > run.version) this.change("change", later);
     }
@@ -321,10 +373,15 @@ export class Stream {
     this.#settled.clear();
     this.#gone.clear();
     this.#wanted.clear();
+    this.#behind.clear();
+    this.#hushed.clear();
     this.#unmarked = undefined;
   }
 
   #finish() {
+    // What is there by halves is not shown.
+    if (this.isOpening) this.inbox?.drop();
+    this.inbox?.release();
     this.state = "ENDED";
     this.retryAt = undefined;
     this.#wanted.clear();
