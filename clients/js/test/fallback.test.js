@@ -95,13 +95,19 @@ test("the cursor is the same on both ways", async () => {
   world.socket.closes();
   await world.clock.pass(1_000);
   assert.equal(streams.last.url.searchParams.get("cursor"), "from-socket");
-  streams.last.says(aChange(2), live("c2", { resumed: true }), { type: "checkpoint", cursor: "c3" });
+  streams.last.says(aChange(2), live("c2", { resumed: true }));
+  await settled();
+  // The server is there: the socket, which got through before, is tried once.
+  world.socket.closes();
+  await world.clock.pass(1_000);
+  assert.equal(streams.last.url.searchParams.get("cursor"), "c2");
+  streams.last.says(live("c2", { resumed: true }), { type: "checkpoint", cursor: "c3" });
   await settled();
   streams.last.breaks();
   await settled();
   assert.equal(stream.getSnapshot().status, "stale");
   await world.clock.pass(1_000);
-  assert.equal(streams.requests.length, 2);
+  assert.equal(streams.requests.length, 3);
   assert.equal(streams.last.url.searchParams.get("cursor"), "c3");
 });
 
@@ -177,4 +183,87 @@ test("after a while WebSockets are tried again", async () => {
   assert.equal(world.sockets.length, 2);
   world.socket.opens(welcome());
   assert.equal(world.runs.connection.getSnapshot().transport, "websocket");
+});
+
+test("a server that was away is no reason to stay with events", async () => {
+  const { streams, world } = aMutedWorld();
+  const stream = world.runs.subscribeToRun("run_1");
+  stream.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live("c1"));
+  world.socket.closes();
+  // It goes away: neither way leads to it.
+  for (let n = 0; n < 20; n++) {
+    await world.clock.pass(10_000);
+    const { state, transport } = world.runs.connection.getSnapshot();
+    if (state === "DIALING" && transport === "websocket") world.socket.closes();
+    else if (state === "OPEN") streams.last.breaks();
+    await settled();
+  }
+  const tries = world.sockets.length;
+  assert.ok(tries > 5, "WebSockets are tried by turns");
+  // It is back when it is the turn of events: those show that, and the socket is tried at once.
+  while (world.runs.connection.getSnapshot().state !== "OPEN") {
+    await world.clock.pass(1_000);
+    if (world.runs.connection.getSnapshot().state === "DIALING") world.socket.closes();
+  }
+  const before = world.sockets.length;
+  streams.last.says(live("c2", { resumed: true }));
+  await settled();
+  assert.equal(world.sockets.length, before + 1);
+  world.socket.opens();
+  assert.equal(world.socket.taken().at(-1)?.cursor, "c2");
+  world.socket.says(live("c3", { resumed: true }));
+  assert.deepEqual([stream.getSnapshot().status, world.runs.connection.getSnapshot().transport], ["live", "websocket"]);
+});
+
+test("where sockets stopped getting through, events take over for good", async () => {
+  const { streams, world } = aMutedWorld();
+  const stream = world.runs.subscribeToRun("run_1");
+  stream.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live("c1"));
+  world.socket.closes();
+  for (let n = 0; n < 6 && stream.getSnapshot().status !== "live"; n++) {
+    await world.clock.pass(10_000);
+    const { state } = world.runs.connection.getSnapshot();
+    if (state === "DIALING") world.socket.closes();
+    else if (state === "OPEN") streams.last.says(live("c2", { resumed: true }));
+    await settled();
+  }
+  assert.deepEqual([stream.getSnapshot().status, world.runs.connection.getSnapshot().transport], ["live", "sse"]);
+  const tries = world.sockets.length;
+  await world.clock.pass(30_000);
+  assert.equal(world.sockets.length, tries);
+});
+
+test("a token that ends over events is replaced, and its stream goes on from its cursor", async () => {
+  let count = 0;
+  const { streams, world } = aMutedWorld({ WebSocket: null, token: async () => `token-${++count}` });
+  const stream = world.runs.subscribeToRun("run_1");
+  stream.subscribe(() => {});
+  await settled();
+  await settled();
+  streams.last.says(aSnapshot(aRun()), live("c1"), theEnd("token_expired"));
+  await settled();
+  await settled();
+  assert.deepEqual(
+    [streams.requests.length, streams.last.headers.get("authorization"), streams.last.url.searchParams.get("cursor")],
+    [2, "Bearer token-2", "c1"],
+  );
+});
+
+test("a server that is too busy for events is left in peace for a while", async () => {
+  const { streams, world } = aMutedWorld({ WebSocket: null });
+  const stream = world.runs.subscribeToRun("run_1");
+  streams.refusal = Response.json({ code: "unavailable", detail: "no database" }, { status: 503 });
+  stream.subscribe(() => {});
+  await settled();
+  await settled();
+  streams.refusal = undefined;
+  assert.equal(stream.getSnapshot().status, "connecting");
+  await world.clock.pass(1_000);
+  streams.last.says(aSnapshot(aRun()), live("c1"));
+  await settled();
+  assert.deepEqual([streams.requests.length, stream.getSnapshot().status], [2, "live"]);
 });

@@ -109,6 +109,9 @@ export class Session {
 
   #failures = 0;
   #blocked = 0;
+  /** A WebSocket has got through before; and: it was tried again after events showed the server there. */
+  #isOpenWay = false;
+  #isProven = false;
   /** @type {number | undefined} */
   #fallbackUntil;
   /** @type {(string | undefined)[]} */
@@ -315,8 +318,10 @@ export class Session {
     if (!this.isConnected) return [];
     this.lastError = `closed with ${code ?? "no code"} ${reason}`.trimEnd();
     const comeBackAt = this.#comeBackAt;
-    // One that never got as far as a word from the server may have something in its way.
-    if (!this.#isWelcome && (code === undefined || code === 1006)) this.#blocked++;
+    // One that never got as far as a word from the server may have something in its way; events
+    // that did not get through either show that it is the server.
+    const isMute = this.transport === "sse" ? this.#fallbackUntil === undefined : !this.#isWelcome;
+    if (isMute && (code === undefined || code === 1006)) this.#blocked++;
     this.#lose();
     if (code === CLOSE.UNAUTHORIZED) {
       this.#refusedToken(reason || "the token is not accepted", now);
@@ -502,8 +507,8 @@ export class Session {
         return;
       case "live":
         this.#failures = 0;
-        if (this.transport === "sse") this.#fallbackUntil ??= now + this.#timing.fallbackMs;
         stream.live(message);
+        if (this.transport === "sse" && this.#canFallBack) this.#settle(now);
         return;
       case "batch":
         stream.progress(message.batch);
@@ -547,7 +552,11 @@ export class Session {
     if (this.#isWelcome) return;
     this.#isWelcome = true;
     this.#nextAt = undefined;
-    if (this.transport === "websocket") this.#blocked = 0;
+    if (this.transport === "websocket") {
+      this.#blocked = 0;
+      this.#isOpenWay = true;
+      this.#isProven = false;
+    }
     if (this.stats.connects++) this.stats.reconnects++;
     this.lastError = undefined;
     if (!this.streams.size) this.#idleAt = now + this.#timing.lingerMs;
@@ -587,6 +596,19 @@ export class Session {
     this.#nextAt = now + this.#timing.dialMs;
     this.#turn("DIALING");
     this.#effects.push({ do: "dial", transport: this.transport });
+  }
+
+  /** Events get through: the server is there, and they are preferred for a while. @param {number} now */
+  #settle(now) {
+    if (this.#isOpenWay && !this.#isProven && this.#fallbackUntil === undefined) {
+      // It may have been the server that was away; now that it is there the socket is tried once.
+      this.#isProven = true;
+      this.#blocked = this.#timing.fallbackAfter - 1;
+      this.#hangUp();
+      this.#begin(now);
+    } else {
+      this.#fallbackUntil ??= now + this.#timing.fallbackMs;
+    }
   }
 
   /** @param {number} now @param {number} delay @param {boolean} [patient] */
