@@ -167,7 +167,7 @@ class Proxy:
             return
         task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
 
     async def _serve(
         self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter
@@ -182,25 +182,40 @@ class Proxy:
             raise
         link = _Link(client_writer, server_writer)
         self._links.add(link)
-        pumps = asyncio.gather(
-            self._pump(client_reader, server_writer, Way.UP),
-            self._pump(server_reader, client_writer, Way.DOWN),
-        )
+        pumps = [
+            asyncio.create_task(self._pump(client_reader, server_writer, Way.UP)),
+            asyncio.create_task(self._pump(server_reader, client_writer, Way.DOWN)),
+        ]
+        for pump in pumps:
+            self._tasks.add(pump)
+            pump.add_done_callback(self._ended)
+        both = asyncio.gather(*pumps, return_exceptions=True)
         try:
-            either: set[asyncio.Future[Any]] = {pumps, link.cut}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not link.cut.done() and pumps.exception() is not None:
-                link.end(Cut.RST)  # One side has crashed: the other is told so.
+            # The first that fails, or both when they are through.
+            standing: set[asyncio.Future[Any]] = {*pumps}
+            while standing and not link.cut.done():
+                done, standing = await asyncio.wait(
+                    {*standing, link.cut}, return_when=asyncio.FIRST_COMPLETED
+                )
+                standing.discard(link.cut)
+                if any(end is not link.cut and failed(end) for end in done):
+                    link.end(Cut.RST)  # One side has crashed: the other is told so.
             if link.cut.done() and link.cut.result() is Cut.FIN:
-                await stopped(pumps)
+                await stopped(both)
                 # Closing a socket with bytes unread would be a reset.
                 with contextlib.suppress(OSError, TimeoutError):
                     async with asyncio.timeout(1):
                         await asyncio.gather(drain(client_reader), drain(server_reader))
         finally:
+            # All that need not be waited for comes first: a second cancellation, or a pump that
+            # has failed, must not keep the other pump and the sockets standing.
             self._links.discard(link)
-            await stopped(pumps)
             link.close()
+            await stopped(both)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        failed(task)  # which is heard so, also if whoever waited for it was cancelled
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         sock = socket.socket()
@@ -275,6 +290,11 @@ def reset(writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+def failed(work: asyncio.Future[Any]) -> bool:
+    """Whether it has come to an end by an error of its own."""
+    return not work.cancelled() and work.exception() is not None
 
 
 async def stopped(work: asyncio.Future[Any]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
@@ -15,6 +16,7 @@ from tests.faults import (
     Way,
     client_kill,
     open_transaction,
+    reset,
     terminate_backends,
 )
 from tests.servers import Postgres, Valkey
@@ -241,3 +243,38 @@ async def test_an_open_transaction_stands_in_every_snapshot(postgres_url: str) -
         assert await watcher.fetchval(xmin) == xid
     assert await watcher.fetchval(xmin) > xid
     await watcher.close()
+
+
+async def test_a_link_whose_one_pump_fails_leaves_nothing_running(proxy: Proxy) -> None:
+    """The client crashes while what it was sent is held up: nobody would ever let that go on."""
+    async with dialled(proxy) as streams:
+        await echoed(streams, b"before")
+        with proxy.stalled(Way.DOWN):
+            streams[1].write(b"meanwhile")
+            await silent(streams)
+            pumps = tasks_of("_pump")
+            assert len(pumps) == 2
+            reset(streams[1])
+            await asyncio.wait_for(asyncio.wait(pumps), 5)
+    assert proxy.standing == 0
+
+
+async def test_a_link_that_is_cancelled_twice_lets_go_of_both_sockets(proxy: Proxy) -> None:
+    """The second cancellation comes while the first is still tidied up after."""
+    async with dialled(proxy) as streams:
+        await echoed(streams, b"before")
+        (serving,), pumps = tasks_of("_serve"), tasks_of("_pump")
+        serving.cancel()
+        await asyncio.sleep(0)
+        serving.cancel()
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(streams[0].read(), 5) == b""
+        await asyncio.wait_for(asyncio.wait(pumps | {serving}), 5)
+    assert proxy.standing == 0
+
+
+def tasks_of(name: str) -> set[asyncio.Task[Any]]:
+    """The tasks that run a function of that name."""
+    return {
+        task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == name
+    }
