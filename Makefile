@@ -30,8 +30,8 @@ $(STAMP): pyproject.toml clients/python/pyproject.toml constraints.txt
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]' --editable ./clients/python
 	@touch $@
 
-demo: $(STAMP) ## a server, a few real commands as runs, and their changes as they are pushed
-	@$(BIN)/realtime demo
+demo: $(STAMP) ## a server, a few real commands as runs, and their changes as they are pushed; STAY=1 keeps it up
+	@$(BIN)/realtime demo $(if $(STAY),--stay)
 
 test: $(STAMP) ## every test, on SQLite, PostgreSQL, memory and Redis
 	@$(BIN)/python -m pytest --numprocesses=$(JOBS) $(ARGS) || { \

@@ -248,13 +248,14 @@ def token_rotate(project: str, **given: Any) -> None:
 
 
 @main.command()
-def demo() -> None:
+@click.option("--stay", is_flag=True, help="Then keep the server and some runs going until Ctrl-C.")
+def demo(*, stay: bool) -> None:
     """Run a few real commands as runs, and watch their changes as they are pushed."""
     from realtime.demo import DemoFailed
     from realtime.demo import demo as run
 
     try:
-        run()
+        run(stay=stay)
     except DemoFailed as error:
         raise Failure(str(error)) from None
 

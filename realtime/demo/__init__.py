@@ -10,8 +10,8 @@ class DemoFailed(Exception):
     """The demo could not be shown, or a change that was committed did not arrive."""
 
 
-def demo() -> None:
-    """Shows it. Raises DemoFailed."""
+def demo(*, stay: bool = False) -> None:
+    """Shows it, and with `stay` goes on until it is interrupted. Raises DemoFailed."""
     if importlib.util.find_spec("runstream") is None:
         raise DemoFailed(
             "the demo watches its runs through the Python client, which is not installed: "
@@ -21,6 +21,7 @@ def demo() -> None:
     from realtime.demo.play import play
 
     try:
-        asyncio.run(play())
+        asyncio.run(play(stay=stay))
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        # Who stays has no other way to end it.
+        raise SystemExit(0 if stay else 130) from None

@@ -14,7 +14,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def command(*arguments: str) -> Sequence[str]:
-    """The command line of a child: `serve …`, or `work URL FOLDER`."""
+    """The command line of a child: `serve …`, or `work URL FOLDER [--again]`."""
     return [sys.executable, "-m", "realtime.demo.child", *arguments]
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     if sys.argv[1] == "work":
         from realtime.demo.work import work
 
-        work(sys.argv[2], Path(sys.argv[3]))
+        work(sys.argv[2], Path(sys.argv[3]), again="--again" in sys.argv[4:])
     else:
         from realtime.cli import main as realtime
 

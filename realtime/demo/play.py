@@ -15,26 +15,34 @@ from realtime.demo import DemoFailed, child
 from realtime.demo.watch import Watch
 from runstream import Runstream, RunstreamError
 
+USUAL_PORT: Final = 8080
+"""The one that the pages of the documentation ask."""
 START_S: Final = 30.0
 ARRIVE_S: Final = 10.0
 """How long a change that was committed may take to arrive before it counts as lost."""
 
 
-async def play() -> None:
-    """Shows the demo on stdout. Raises DemoFailed."""
+async def play(*, stay: bool) -> None:
+    """Shows the demo on stdout, and with `stay` has more done until cancelled. Raises DemoFailed."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="runstream-demo-") as name:
         folder = Path(name)
         async with _server(folder) as url:
-            print(f"A server on SQLite, {url}; here are its runs, each change as it is pushed:\n")
+            print(f"A server on SQLite, {url} (a page, too: open it in a browser).")
+            print("Here are its runs, each change as it is pushed:\n", flush=True)
             try:
                 async with Runstream(url) as client:
                     watch = await _watched(client, url, folder)
             except RunstreamError as error:
                 raise DemoFailed(f"the server could not be used: {error}") from error
-    print(watch.summary(time.monotonic() - began))
-    if watch.missing:
-        raise DemoFailed(f"{watch.missing} changes were committed and did not arrive")
+            print(watch.summary(time.monotonic() - began))
+            if watch.missing:
+                raise DemoFailed(f"{watch.missing} changes were committed and did not arrive")
+            if stay:
+                print(f"\n{url} stays, with a few runs at a time, until Ctrl-C.", flush=True)
+                await _work(url, folder, "--again")
+            else:
+                print("\nTo look at its page, let it stay: make demo STAY=1")
 
 
 async def _watched(client: Runstream, url: str, folder: Path) -> Watch:
@@ -56,10 +64,10 @@ async def _watched(client: Runstream, url: str, folder: Path) -> Watch:
     return watch
 
 
-async def _work(url: str, folder: Path) -> None:
+async def _work(url: str, folder: Path, *more: str) -> None:
     """Has the work done, in a process of its own: what is measured here is the way of a change."""
     log = folder / "work.log"
-    async with _child(log, "work", url, str(folder)) as process:
+    async with _child(log, "work", url, str(folder), *more) as process:
         code = await process.wait()
     if code:
         raise DemoFailed(f"the work could not be done:\n{await _said(log)}")
@@ -67,22 +75,26 @@ async def _work(url: str, folder: Path) -> None:
 
 @asynccontextmanager
 async def _server(folder: Path) -> AsyncIterator[str]:
-    """A server process on a new SQLite file and a free port: its address."""
+    """A server process on a new SQLite file: its address, the usual one unless that is taken."""
     log = folder / "server.log"
-    async with _child(
-        log, "serve", "--host", "127.0.0.1", "--port", "0",
-        "--database", f"sqlite:///{folder / 'demo.db'}", "--drain-s", "2",
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        try:
-            async with asyncio.timeout(START_S):
-                line = (await process.stdout.readline()).decode()
-        except TimeoutError:
-            raise DemoFailed(f"the server was not ready within {START_S:.0f} s") from None
-        found = re.search(r"listening on (http://\S+)", line)
-        if found is None:
-            raise DemoFailed(f"the server did not start:\n{await _said(log)}")
-        yield found.group(1)
+    for port in (USUAL_PORT, 0):
+        async with _child(
+            log, "serve", "--host", "127.0.0.1", "--port", str(port),
+            "--database", f"sqlite:///{folder / 'demo.db'}", "--drain-s", "2",
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            try:
+                async with asyncio.timeout(START_S):
+                    line = (await process.stdout.readline()).decode()
+            except TimeoutError:
+                raise DemoFailed(f"the server was not ready within {START_S:.0f} s") from None
+            found = re.search(r"listening on (http://\S+)", line)
+            if found is not None:
+                yield found.group(1)
+                return
+            said = await _said(log)
+            if port == 0 or "in use" not in said:
+                raise DemoFailed(f"the server did not start:\n{said}")
 
 
 @asynccontextmanager

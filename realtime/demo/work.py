@@ -23,15 +23,24 @@ class CommandFailed(Exception):
     """A command ended with an error: with what it said last."""
 
 
-def work(url: str, folder: Path) -> None:
-    """Does all of it, and reports it to that server."""
-    asyncio.run(_do_all(url, folder))
+def work(url: str, folder: Path, *, again: bool = False) -> None:
+    """Does all of it, and reports it to that server; or the quiet part of it, again and again."""
+    asyncio.run(_do_again(url) if again else _do_all(url, folder))
 
 
 async def _do_all(url: str, folder: Path) -> None:
     async with Runstream(url) as client:
         await _several_things(client, folder)
         await _compile_modules(client, folder)
+
+
+async def _do_again(url: str) -> None:
+    async with Runstream(url) as client:
+        while True:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_hash_files(client, pause_s=0.03))
+                tasks.create_task(_command(client, "list-files", ["ls", "-l", "/"]))
+            await asyncio.sleep(2)
 
 
 async def _several_things(client: Runstream, folder: Path) -> None:
@@ -55,7 +64,7 @@ def _python(folder: Path) -> Sequence[str]:
     return [sys.executable, "-I", "-S", "-X", f"pycache_prefix={folder / 'pycache'}", "-m"]
 
 
-async def _hash_files(client: Runstream) -> None:
+async def _hash_files(client: Runstream, pause_s: float = 0.01) -> None:
     """The digests of all source files, with its progress."""
     files = _modules()
     async with client.report("hash-files", {"files": len(files)}, tags=["demo", "hash"]) as run:
@@ -65,7 +74,7 @@ async def _hash_files(client: Runstream) -> None:
             all_of_them.update(hashlib.sha256(content).digest())
             run.metadata.set("progress", round(done / len(files), 2))
             run.metadata.set("message", str(file.relative_to(ROOT)))
-            await asyncio.sleep(0.01)  # slow enough to be watched
+            await asyncio.sleep(pause_s)  # slow enough to be watched
         run.output = {"files": len(files), "sha256": all_of_them.hexdigest()}
 
 
@@ -83,8 +92,9 @@ async def _compile_modules(client: Runstream, folder: Path) -> None:
         async with turns:
             await _command(client, run, [*python, "py_compile", str(file.relative_to(ROOT))])
 
+    # The last made come first, as they do on a page that shows the newest on top.
     async with asyncio.TaskGroup() as tasks:
-        for run, file in zip(made.runs, files, strict=True):
+        for run, file in zip(reversed(made.runs), reversed(files), strict=True):
             tasks.create_task(compile_one(run, file))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +21,8 @@ from playwright.async_api import (
 )
 from playwright.async_api import async_playwright as start_playwright
 
-from tests.processes import API_KEY, Server
+from tests.node import ROOT
+from tests.processes import API_KEY, Process, Server
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS: Final = (
@@ -185,3 +188,60 @@ async def keyed_api(keyed_server: Server) -> AsyncIterator[Api]:
     api = Api(keyed_server.url, API_KEY)
     yield api
     await api.client.aclose()
+
+
+class Example(Process):
+    """An example that serves a page."""
+
+    name = "example"
+
+    def __init__(self, *command: str | Path, **env: str) -> None:
+        super().__init__()
+        self._command = command
+        self._env = env
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> Sequence[str]:
+        return [str(part).replace("PORT", str(self.port)) for part in self._command]
+
+    def environment(self) -> dict[str, str]:
+        client = ROOT / "clients" / "python" / "src"
+        return {**os.environ, "PYTHONPATH": str(client), "PORT": str(self.port), **self._env}
+
+    def answers(self) -> bool:
+        try:
+            return httpx2.get(self.url, timeout=1).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+
+StartExample = Callable[..., Example]
+
+
+@pytest.fixture
+def start_example() -> Iterator[StartExample]:
+    started: list[Example] = []
+
+    def start(*command: str | Path, **env: str) -> Example:
+        started.append(Example(*command, **env))
+        return started[-1].start()
+
+    yield start
+    for example in started:
+        example.close()
+
+
+def serve(folder: Path) -> Sequence[str | Path]:
+    return [
+        sys.executable,
+        "-m",
+        "http.server",
+        "PORT",
+        "--bind",
+        "127.0.0.1",
+        "--directory",
+        folder,
+    ]

@@ -2,81 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx2
-import pytest
 from playwright.async_api import expect
 
-from tests.browser.conftest import Api, OpenPage
+from tests.browser.conftest import Api, OpenPage, StartExample, serve
 from tests.node import CLIENT, MODULES, ROOT, environment, install, run
-from tests.processes import API_KEY, Process, Server
+from tests.processes import API_KEY, Server
 
 EXAMPLES = ROOT / "examples"
 
 
-class Example(Process):
-    """An example that serves a page."""
-
-    name = "example"
-
-    def __init__(self, *command: str | Path, **env: str) -> None:
-        super().__init__()
-        self._command = command
-        self._env = env
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def command(self) -> Sequence[str]:
-        return [str(part).replace("PORT", str(self.port)) for part in self._command]
-
-    def environment(self) -> dict[str, str]:
-        client = ROOT / "clients" / "python" / "src"
-        return {**os.environ, "PYTHONPATH": str(client), "PORT": str(self.port), **self._env}
-
-    def answers(self) -> bool:
-        try:
-            return httpx2.get(self.url, timeout=1).status_code == 200
-        except httpx2.TransportError:
-            return False
-
-
-@pytest.fixture
-def start_example() -> Iterator[Callable[..., Example]]:
-    started: list[Example] = []
-
-    def start(*command: str | Path, **env: str) -> Example:
-        started.append(Example(*command, **env))
-        return started[-1].start()
-
-    yield start
-    for example in started:
-        example.close()
-
-
-def serve(folder: Path) -> Sequence[str | Path]:
-    return [
-        sys.executable,
-        "-m",
-        "http.server",
-        "PORT",
-        "--bind",
-        "127.0.0.1",
-        "--directory",
-        folder,
-    ]
-
-
 async def test_twenty_lines_show_live_runs(
-    open_server: Server, api: Api, start_example: Callable[..., Example], open_page: OpenPage
+    open_server: Server, api: Api, start_example: StartExample, open_page: OpenPage
 ) -> None:
     page_file = EXAMPLES / "page" / "index.html"
     assert len(page_file.read_text(encoding="utf-8").splitlines()) <= 20
@@ -92,7 +34,7 @@ async def test_twenty_lines_show_live_runs(
 async def test_the_react_app_shows_runs_and_one_of_them(
     open_server: Server,
     api: Api,
-    start_example: Callable[..., Example],
+    start_example: StartExample,
     open_page: OpenPage,
     tmp_path: Path,
 ) -> None:
@@ -126,7 +68,7 @@ async def test_the_react_app_shows_runs_and_one_of_them(
 async def test_the_fastapi_page_shows_its_user_their_own_runs(
     keyed_server: Server,
     keyed_api: Api,
-    start_example: Callable[..., Example],
+    start_example: StartExample,
     open_page: OpenPage,
 ) -> None:
     example = start_example(
