@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from clients.python.tests.builders import (
+    AT,
     RUN,
     a_batch,
     a_change,
@@ -24,9 +24,7 @@ from clients.python.tests.builders import (
     the_end,
 )
 from clients.python.tests.scripted import PATIENCE_S, Answer, Asked, ScriptedServer, problem
-from runstream.cli.board import Board
-from runstream.merging import whole
-from runstream.models import Batch
+from clients.python.tests.test_text import acts
 
 
 class Command:
@@ -123,7 +121,12 @@ async def test_watching_tags_ends_with_ctrl_c(server: ScriptedServer) -> None:
     [
         (("watch",), "Say one of"),
         (("watch", "run_1", "--tag", "a"), "Say one of"),
+        (("watch", "run_1", "--timeline"), "--timeline goes with --job-run"),
+        (("watch", "--all", "--any"), "--any goes with --tag"),
+        (("watch", "run_1", "--task", "t"), "choose among many runs"),
+        (("timeline",), "Missing argument"),
         (("trigger", "t", "--payload", "{"), "this is no JSON"),
+        (("trigger", "t", "--delay", "-1"), "--delay"),
         (("--url", "ftp://x", "runs"), "no address of a server"),
         (("--url", "http://127.0.0.1:1", "runs"), "`realtime serve` starts one"),
         (("runs", "--status", "RUNNING"), "'RUNNING' is not one of"),
@@ -137,14 +140,146 @@ async def test_a_mistake_is_told_in_a_sentence(args: tuple[str, ...], says: str)
 
 
 async def test_what_the_server_refuses_is_told_in_a_sentence(server: ScriptedServer) -> None:
+    """That it could not be watched is another matter than that it did not end well."""
     server.refuse = problem(401, "unauthorized")
     code, _, err = await ended(server, "watch", RUN)
-    assert code == 1
+    assert code == 3
     assert "Give a key with --api-key" in err
+    code, _, err = await ended(server, "watch", RUN, "--api-key", "wrong-key-0123456789")
+    assert code == 3
+    assert "Give another key with --api-key" in err
     assert "Traceback" not in err
 
 
+async def test_everything_or_some_tasks_and_statuses_may_be_watched(server: ScriptedServer) -> None:
+    args = ("--all", "--task", "a", "--task", "b", "--status", "failed")
+    async with command(server, "watch", *args) as watching:
+        socket = await server.welcomed()
+        await socket.expect("subscribeToRuns", tasks=["a", "b"], statuses=["FAILED"])
+        await socket.send(a_snapshot(a_run()), live())
+        await watching.line()
+
+
+async def test_a_pipe_is_told_each_version_as_a_line_at_once(server: ScriptedServer) -> None:
+    """A script reads them as they come, and every one of them."""
+    async with command(server, "watch", "--tag", "a") as watching:
+        socket = await server.welcomed()
+        asked = await socket.expect("subscribeToRunsWithTag", tags=["a"])
+        assert asked.get("delivery", "every") == "every"
+        assert not asked.get("skip")
+        await socket.send(a_snapshot(a_run()), live())
+        for version in range(2, 6):
+            # Each is read before the next is sent: none waits for a buffer to fill up.
+            await watching.line()
+            await socket.send(a_change(version))
+        assert json.loads(await watching.line())["version"] == 5
+
+
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (("watch", RUN), "There is no run run_1"),
+        (("watch", "--batch", "batch_x"), "There is no batch batch_x"),
+        (("watch", "--job-run", "batch_x"), "That looks like the id of a batch: say --batch"),
+    ],
+)
+async def test_what_is_not_there_is_told_by_its_id(
+    server: ScriptedServer, args: tuple[str, ...], says: str
+) -> None:
+    async with command(server, *args) as watching:
+        socket = await server.welcomed()
+        await socket.receive()
+        refused = {"type": "error", "id": 1, "code": "not_found", "message": "no"}
+        await socket.send(refused, the_end("not_found"))
+        code, _, err = await watching.end()
+    assert code == 3
+    assert says in err
+
+
+async def test_a_run_that_is_deleted_meanwhile_has_not_failed(server: ScriptedServer) -> None:
+    async with command(server, "watch", RUN) as watching:
+        socket = await server.welcomed()
+        await socket.send(a_snapshot(a_run()), live(), the_end("deleted"))
+        code, _, err = await watching.end()
+    assert (code, "was deleted" in err) == (3, True)
+
+
+async def test_a_batch_that_was_not_completed_ends_with_1(server: ScriptedServer) -> None:
+    async with command(server, "watch", "--batch", "batch_1") as watching:
+        socket = await server.welcomed()
+        counts = {"COMPLETED": 2, "FAILED": 1}
+        batch = {**a_batch(3, complete=True), "counts": counts}
+        told = {"type": "batch", "id": 1, "batch": batch}
+        await socket.send(a_snapshot(a_run(status="COMPLETED")), live(), told, the_end())
+        assert (await watching.end())[0] == 1
+
+
+# timeline
+
+
+async def test_a_timeline_goes_over_all_pages_and_says_why_it_failed(
+    server: ScriptedServer,
+) -> None:
+    job_run = a_run("run_j", status="FAILED", taskIdentifier="job_1", finishedAt=AT)
+    step = {"workflowId": "wf_1", "position": 0, "name": "pack", "taskIdentifier": "t"}
+    step |= {"runId": "run_s", "status": "FAILED"}
+    error = {"name": "Broken", "message": "no paper"}
+    entry = {"at": AT, "runId": "run_s", "position": 0, "sinceStartMs": 0, "lastedMs": None}
+    page: dict[str, Any] = {"jobRunId": "run_j", "status": "FAILED", "steps": [step]}
+    first = {**entry, "version": 1, "changed": {"status": "QUEUED"}}
+    second = {**entry, "version": 2, "changed": {"status": "FAILED", "error": error}}
+    pages: dict[str, dict[str, Any]] = {
+        "": {"data": [first], "next": "n"},
+        "n": {"data": [second], "next": None},
+    }
+
+    def respond(asked: Asked) -> Answer:
+        return Answer(200, page | pages[asked.query.get("after", [""])[0]])
+
+    server.on("GET", "/v1/runs/run_j", Answer(200, job_run))
+    server.on("GET", "/v1/job-runs/run_j/timeline", respond)
+    code, out, _ = await ended(server, "timeline", "run_j")
+    assert code == 0
+    assert "FAILED in step 1 of 1, pack: Broken: no paper" in out
+    assert "\x1b" not in out
+    assert "QUEUED" in out
+    _, out, _ = await ended(server, "timeline", "run_j", "--json")
+    assert [json.loads(line)["version"] for line in out.splitlines()] == [1, 2]
+
+
+async def test_any_run_has_a_timeline_and_none_that_is_not_there(server: ScriptedServer) -> None:
+    server.on("GET", f"/v1/runs/{RUN}", Answer(200, a_run()))
+    changes = [{"version": 1, "at": AT, "changed": {"status": "QUEUED"}}]
+    server.on("GET", f"/v1/runs/{RUN}/changes", Answer(200, {"data": changes, "next": None}))
+    code, out, _ = await ended(server, "timeline", RUN)
+    assert (code, "send-invoice" in out, "QUEUED" in out) == (0, True, True)
+    code, _, err = await ended(server, "timeline", "run_x")
+    assert (code, "There is no run run_x" in err) == (1, True)
+
+
 # trigger and runs
+
+
+async def test_an_address_may_be_given_without_http(server: ScriptedServer) -> None:
+    server.on("GET", "/v1/runs", Answer(200, {"data": [], "next": None}))
+    code, out, err = await ended(server, "--url", f"127.0.0.1:{server.port}", "runs")
+    assert (code, out, err) == (0, "", "no runs\n")
+
+
+async def test_nothing_that_a_server_says_reaches_a_terminal_as_a_command(
+    server: ScriptedServer,
+) -> None:
+    bad = "a\x1b]0;owned\x07b\x9b2J\u202e"
+    run = a_run(bad, taskIdentifier=bad, tags=[bad])
+    server.on("GET", "/v1/runs", Answer(200, {"data": [run], "next": None}))
+    server.on("POST", "/v1/runs", Answer(201, run))
+    told = [await ended(server, "runs"), await ended(server, "trigger", "t", "--json")]
+    errors = [{"path": bad, "message": bad}]
+    server.on("POST", "/v1/runs", problem(422, "unprocessable", bad, errors=errors))
+    told += [await ended(server, "trigger", "t")]
+    for _, out, err in told:
+        assert out or err
+        assert not any(acts(char) for char in (out + err).replace("\n", ""))
 
 
 async def test_triggering_makes_a_run_and_prints_its_id(server: ScriptedServer) -> None:
@@ -312,31 +447,3 @@ async def test_a_program_that_is_not_there_is_a_failed_run(server: ScriptedServe
     assert code == 127
     assert "no-such-program: No such file" in err
     assert reported.outcome["error"]["name"] == "FileNotFoundError"
-
-
-# The board
-
-
-def test_the_board_shows_what_moves_first_and_how_far_it_is() -> None:
-    console = Console(width=100, height=8, force_terminal=True, record=True, color_system=None)
-    board = Board(console)
-    board.show(whole(a_run("run_aaaaaa", status="COMPLETED")))
-    board.show(
-        whole(
-            a_run(
-                "run_bbbbbb", status="EXECUTING", metadata={"progress": 0.5, "message": "packing"}
-            )
-        )
-    )
-    for n in range(5):
-        board.show(whole(a_run(f"run_ccccc{n}")))
-    board.batch = Batch(id="b", created_at=whole(a_run()).created_at, size=7, final=1)
-    console.print(board.render())
-    lines = console.export_text().splitlines()
-    assert "bbbbbb" in lines[0]
-    assert "packing" in lines[0]
-    assert "━" in lines[0]
-    assert "… and 3 more" in lines[4]
-    assert "1 of 7 final" in lines[5]
-    board.drop("run_bbbbbb")
-    assert board.render() is not None

@@ -7,6 +7,7 @@ import click
 from runstream.cli.exec import exec_command
 from runstream.cli.runs import runs
 from runstream.cli.server import server_options
+from runstream.cli.timeline import timeline
 from runstream.cli.trigger import trigger
 from runstream.cli.watch import watch
 
@@ -19,6 +20,7 @@ def main() -> None:
 
 
 main.add_command(watch)
+main.add_command(timeline)
 main.add_command(trigger)
 main.add_command(runs)
 main.add_command(exec_command)

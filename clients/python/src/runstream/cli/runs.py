@@ -6,13 +6,14 @@ import sys
 from datetime import UTC, datetime
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runstream.cli.board import STYLES, progress_of
+from runstream.cli.board import progress_of
+from runstream.cli.picture import style_of
 from runstream.cli.server import Server, carry_out, server_options
+from runstream.cli.text import clean, json_line
 from runstream.models import AnyRun, RunStatus
 
 
@@ -61,27 +62,29 @@ def runs(
     found = carry_out(work, server)
     if as_json:
         for one in found:
-            click.echo(msgspec.json.encode(one))
+            click.echo(json_line(one))
+        return
+    if not found:
+        click.echo("no runs", err=True)
         return
     # Piped, there is no edge to fold lines at.
-    console = Console() if sys.stdout.isatty() else Console(width=1000)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     table = Table(box=None, pad_edge=False)
     for title in ("ID", "TASK", "STATUS", "%", "TAGS", "AGE"):
         table.add_column(title, no_wrap=title not in ("TASK", "TAGS"), overflow="fold")
     for one in found:
         table.add_row(*_row(one))
-    console.print(table if found else "no runs")
+    console.print(table)
 
 
 def _row(one: AnyRun) -> tuple[Text, ...]:
     progress = progress_of(one)
-    style = STYLES.get(one.status, "red" if one.is_failed else "")
     return (
-        Text(one.id),
-        Text(one.task_identifier),
-        Text(one.status.value, style=style),
+        Text(clean(one.id)),
+        Text(clean(one.task_identifier)),
+        Text(one.status.value, style=style_of(one.status)),
         Text("" if progress is None else f"{progress:.0%}"),
-        Text(", ".join(one.tags)),
+        Text(", ".join(map(clean, one.tags))),
         Text(_age(one)),
     )
 

@@ -9,8 +9,10 @@ from typing import Any
 import click
 import msgspec
 
-from runstream.cli.server import Server, carry_out, server_options, tell_when_away
-from runstream.cli.watch import follow
+from runstream.cli.server import NOT_COMPLETED, NOT_TOLD, Server, carry_out, server_options
+from runstream.cli.text import clean, json_line
+from runstream.cli.views import RunView
+from runstream.cli.watch import follow, is_terminal
 
 
 @click.command()
@@ -18,8 +20,8 @@ from runstream.cli.watch import follow
 @click.option("--payload", help="JSON; @FILE reads it from a file, - from standard input.")
 @click.option("--tag", "tags", multiple=True, help="A label; may be repeated.")
 @click.option("--idempotency-key", help="With a key that was used before: the first run.")
-@click.option("--delay", type=float, help="Seconds until it is due.")
-@click.option("--wait", is_flag=True, help="Show it until it is final; end with 1 if it failed.")
+@click.option("--delay", type=click.FloatRange(min=0), help="Seconds until it is due.")
+@click.option("--wait", is_flag=True, help="Show it until it is final, and end as `watch` does.")
 @click.option("--json", "as_json", is_flag=True, help="The whole run as JSON, not its id.")
 @server_options
 @click.pass_obj
@@ -46,14 +48,14 @@ def trigger(
                 delay=delay,
             )
             if not wait:
-                click.echo(msgspec.json.encode(made) if as_json else made.id)
+                click.echo(json_line(made) if as_json else clean(made.id))
                 return True
-            tell_when_away(client, server)
+            on_screen = not as_json and is_terminal()
             subscription = client.subscribe_to_run(made.id)
-            return await follow(client, subscription, made.id, as_json=as_json)
+            return await follow(client, server, subscription, RunView(made.id), on_screen=on_screen)
 
-    if not carry_out(work, server):
-        sys.exit(1)
+    if not carry_out(work, server, code=NOT_TOLD if wait else 1):
+        sys.exit(NOT_COMPLETED)
 
 
 def _payload(text: str | None) -> Any:
