@@ -15,7 +15,7 @@ JOBS ?= 3
 STAMP := .venv/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test check fix bench oracle clean
+.PHONY: help setup demo test check fix bench oracle fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -54,6 +54,9 @@ bench: $(STAMP) ## the benchmarks
 
 oracle: $(STAMP) ## random histories and faults, for longer than `make test` takes
 	@$(BIN)/python -m pytest tests/oracle --hypothesis-profile=long --timeout=0 $(ARGS)
+
+fuzz: $(STAMP) ## ten minutes of fuzzed bytes on a server's port
+	@$(BIN)/python -m tests.security.fuzz $(ARGS)
 
 clean: ## removes the virtual environment, caches and what was built
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -9,14 +9,16 @@ any other server, it sends as ASGI has it.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any, Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
+from websockets.frames import CloseCode
 from websockets.http11 import Request
 
 from realtime.limits import Handshakes
@@ -25,6 +27,44 @@ EXTENSION: Final = "runstream.frames"
 ABORT_EXTENSION: Final = "runstream.abort"
 BUFFER_BYTES: Final = 256 * 1024
 """So much may wait in the transport before no more is written to it."""
+LINGER_S: Final = 2.0
+"""So long a peer that broke the rules may take to hear of it."""
+
+
+def _problem(status: int, code: str, title: str, detail: str, head: str = "") -> bytes:
+    """A whole answer, to what never became a request of the application."""
+    body = json.dumps(
+        {
+            "type": f"urn:runstream:problem:{code}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "code": code,
+        }
+    )
+    return (
+        f"HTTP/1.1 {status} {title}\r\n"
+        "content-type: application/problem+json\r\n"
+        f"content-length: {len(body)}\r\n"
+        "cache-control: no-store\r\n"
+        "x-content-type-options: nosniff\r\n"
+        f"{head}"
+        "connection: close\r\n\r\n"
+        f"{body}"
+    ).encode()
+
+
+_OTHER_VERSION: Final = _problem(
+    426,
+    "bad_request",
+    "Upgrade Required",
+    "WebSockets of version 13 are spoken here",
+    "upgrade: websocket\r\nsec-websocket-version: 13\r\n",
+)
+_NO_HTTP: Final = _problem(400, "bad_request", "Bad Request", "this is not a request of HTTP/1.1")
+_TOO_LARGE: Final = _problem(
+    431, "head_too_large", "Request Header Fields Too Large", "the head of the request is too long"
+)
 
 
 def _nothing() -> None:
@@ -81,6 +121,8 @@ class FramesProtocol(WebSocketsSansIOProtocol):
     until the buffer is empty: for a reader that reads nothing that is never.
     """
 
+    _has_failed = False
+    """Whether the peer broke the rules: nothing of it is looked at any more."""
     _link: Link | None = None
     _abort_timer: asyncio.TimerHandle | None = None
 
@@ -90,6 +132,12 @@ class FramesProtocol(WebSocketsSansIOProtocol):
         return self.close_sent or self.disconnected or self.transport.is_closing()
 
     def handle_connect(self, event: Request) -> None:
+        if "13" not in event.headers.get_all("Sec-WebSocket-Version"):
+            # RFC 6455, 4.4: whoever speaks another version is told which is spoken here.
+            self.handshake_complete = self.close_sent = True
+            self.transport.write(_OTHER_VERSION)
+            self.transport.close()
+            return
         super().handle_connect(event)
         if self.response.status_code == 101:
             # The task that runs the application has not begun yet.
@@ -120,6 +168,46 @@ class FramesProtocol(WebSocketsSansIOProtocol):
                 self.read_paused = False
                 self.transport.resume_reading()
             self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+        self._abort_soon()
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            # uvicorn writes a traceback to the log for text that is none, which is for peers to
+            # choose.
+            data = b"".join(self.frames)
+            self.frames = [data]
+            try:
+                data.isascii() or data.decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.fail(CloseCode.INVALID_DATA, "text is UTF-8")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._has_failed:
+            super().data_received(data)
+
+    def handle_parser_exception(self) -> None:
+        """The peer broke the rules: says so, and closes."""
+        if self._has_failed or self.transport.is_closing():
+            return
+        self._has_failed = True
+        # To close while something is still coming is to reset, which takes along what was said:
+        # it is read, and dropped, until the peer has closed too.
+        said = self.conn.close_sent
+        code, reason = (1006, "") if said is None else (said.code, said.reason)
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.stop_keepalive()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.close_timer = self.loop.call_later(LINGER_S, self.transport.close)
         self._abort_soon()
 
     def keepalive_timeout(self) -> None:
@@ -157,12 +245,6 @@ HEADERS_MAX: Final = 128
 WEBSOCKET_LINE_BYTES: Final = 8_000
 """The longest line of a WebSocket's handshake; its library gives up on longer ones."""
 
-_TOO_LARGE: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-type: text/plain; charset=utf-8\r\n"
-    b"content-length: 0\r\nconnection: close\r\n\r\n"
-)
-
 
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with bounds on what comes before a request is known.
@@ -175,16 +257,21 @@ class HttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     """How much has come of a head that is not complete."""
     _in_head = True
+    _is_refused = False
     _is_too_large = False
     _is_upgraded = False
     """Whether the connection is another protocol's by now."""
     _message_is_open = False
     """Whether a request has begun that has not been read to its end."""
+    _is_carried_out = False
+    """Whether that request is the application's already, for all but its body."""
 
     def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         self._handshakes: Handshakes | None = getattr(config, "handshakes", None)
         self._is_waited_for = False
+        self._unanswered: list[RequestResponseCycle] = []
+        """Requests that came one after the other without waiting for an answer."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -192,6 +279,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
+        # uvicorn tells the last one only, and the others would write to what is closed.
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._unanswered.clear()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
@@ -207,14 +300,17 @@ class HttpProtocol(HttpToolsProtocol):
             self._handshakes.leave(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         super().data_received(data)
-        if self._is_upgraded or self.transport.is_closing() or self._handshakes is None:
+        if self._handshakes is None or not self._expects_http():
             return
         if self._in_head:
             # The parser keeps what it has of a line to itself, so this is counted here.
             self._head_bytes += len(data)
             if self._head_bytes > self._handshakes.head_bytes:
-                self._refuse_head()
+                self._is_too_large = True
+                self._refuse()
                 return
             self._wait()
         elif not self._message_is_open and self.cycle.response_complete:
@@ -222,10 +318,15 @@ class HttpProtocol(HttpToolsProtocol):
             # idle connections is gone with the first byte.
             self._wait()
 
+    def _expects_http(self) -> bool:
+        """Whether what comes next is still read as requests."""
+        return not (self._is_upgraded or self._is_refused or self.transport.is_closing())
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
         self._message_is_open = True
+        self._is_carried_out = False
         self._head_bytes = 0
         extensions = {ABORT_EXTENSION: self.transport.abort}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
@@ -247,7 +348,13 @@ class HttpProtocol(HttpToolsProtocol):
             if size > self._handshakes.head_bytes:
                 self._is_too_large = True
                 raise ValueError("too long a head")
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:
+            self._is_carried_out = True
+            if self._unanswered:
+                self._unanswered = [one for one in self._unanswered if not one.response_complete]
+            self._unanswered.append(self.cycle)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -262,19 +369,46 @@ class HttpProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         lines = [len(self.url), *(len(name) + len(value) for name, value in self.headers)]
         if max(lines) > WEBSOCKET_LINE_BYTES:
-            self._refuse_head()
+            self._is_too_large = True
+            self._refuse()
+            return
+        if any(not one.response_complete for one in self._unanswered):
+            # The answer to what was asked before would get in between.
+            self._wait_no_more()
+            self.transport.abort()
             return
         self._wait_no_more()
         self._is_upgraded = True
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
-        if self._is_too_large:
-            self._refuse_head()
-        else:
-            super().send_400_response(msg)
+        self._refuse()
 
-    def _refuse_head(self) -> None:
+    def _refuse(self) -> None:
+        """Answers what is no request, and closes; what comes after it is not read."""
         self._wait_no_more()
-        self.transport.write(_TOO_LARGE)
-        self.transport.close()
+        self._is_refused = True
+        before = [one for one in self._unanswered if not one.response_complete]
+        if self._message_is_open and self._is_carried_out:
+            # What is wrong is the body of the newest. Its answer may be there already.
+            if not before or before.pop() is not self.cycle:
+                self.transport.close()
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if before:
+                self.pipeline.popleft()
+        if before:
+            # An answer now would be taken for the answer to these, which are being carried out.
+            before[-1].keep_alive = False
+            self.flow.pause_reading()
+            return
+        self.transport.write(_TOO_LARGE if self._is_too_large else _NO_HTTP)
+        if self._handshakes is None or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        # To close while something is still coming is to reset, which takes along the answer: it
+        # is read, and dropped, until the peer has closed too or its time for a head is over.
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._wait()
