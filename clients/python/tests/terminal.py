@@ -14,6 +14,9 @@ import sys
 import termios
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from html import escape
+from itertools import groupby
+from pathlib import Path
 from typing import Any, Final
 
 import pyte
@@ -131,6 +134,11 @@ class Terminal:
         rest = _OURS.sub("", self.raw.decode())
         assert not _CONTROLS.search(rest), repr(rest)
 
+    def keep_picture(self, name: str) -> None:
+        """Keeps what stands on it as an SVG, if RUNSTREAM_PICTURES names a folder for it."""
+        if folder := os.environ.get("RUNSTREAM_PICTURES"):
+            Path(folder, f"{name}.svg").write_text(svg_of(self.screen), encoding="utf-8")
+
     def hang_up(self) -> None:
         """Closes the terminal, as a lost connection to it would."""
         asyncio.get_running_loop().remove_reader(self._fd)
@@ -155,7 +163,8 @@ class Terminal:
             written = b""  # Linux says so when the last program has let go of it.
         if written:
             self.raw += written
-            self._stream.feed(written)
+            # pyte knows no dim text; a grey comes near.
+            self._stream.feed(written.replace(b"\x1b[2m", b"\x1b[90m"))
         else:
             asyncio.get_running_loop().remove_reader(self._fd)
             self._is_closed = True
@@ -179,3 +188,51 @@ async def terminal(
         yield found
     finally:
         found.close()
+
+
+_COLOURS: Final = {
+    "default": "#d8dee4",
+    "red": "#ff7b72",
+    "green": "#56d364",
+    "brown": "#e3b341",
+    "blue": "#79c0ff",
+    "magenta": "#d2a8ff",
+    "cyan": "#76e3ea",
+    "brightblack": "#8b949e",
+}
+_CELL: Final = 8.4
+_ROW: Final = 18
+
+
+def svg_of(screen: Screen) -> str:
+    """The screen as an SVG, each text at its place and as wide as its cells."""
+    parts: list[str] = []
+    last = 0
+    for row in range(screen.lines):
+        cells = [screen.buffer[row][column] for column in range(screen.columns)]
+        column = 0
+        for (colour, bold), some in groupby(cells, key=lambda cell: (cell.fg, cell.bold)):
+            group = [cell.data for cell in some]
+            text = "".join(group)
+            begin, column = column, column + len(group)
+            blank = len(text) - len(text.lstrip())
+            if not text.strip():
+                continue
+            last = row
+            wide = len(group) - blank - (len(text) - len(text.rstrip()))
+            weight = ' font-weight="bold"' if bold else ""
+            parts.append(
+                f'<text x="{12 + (begin + blank) * _CELL:.1f}" y="{24 + row * _ROW}"'
+                f' textLength="{wide * _CELL:.1f}" lengthAdjust="spacingAndGlyphs"'
+                f' fill="{_COLOURS.get(colour, _COLOURS["default"])}"{weight}>'
+                # Spaces that are kept by whatever draws it.
+                f"{escape(text.strip()).replace(' ', chr(0xA0))}</text>"
+            )
+    width, height = 24 + screen.columns * _CELL, 20 + (last + 1) * _ROW
+    body = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'width="{width:.0f}" font-family="ui-monospace, Menlo, Consolas, monospace" '
+        f'font-size="14" xml:space="preserve">\n'
+        f'<rect width="100%" height="100%" rx="8" fill="#0d1117"/>\n{body}\n</svg>\n'
+    )

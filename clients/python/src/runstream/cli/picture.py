@@ -207,15 +207,19 @@ def table(board: Board, frame: Frame, widths: Widths) -> Lines:
 
 
 def _columns(widths: Widths, width: int) -> _Columns:
-    run_id = widths.run if width >= 110 else 7 if width >= 56 else 0
     progress = (26 if width >= 96 else 16 if width >= 70 else 5) if widths.has_progress else 0
     progress = progress if width >= 36 else 0
     duration_width = TOOK if width >= 44 else 0
-    others = (widths.status, run_id, progress, duration_width)
+    others = (widths.status, progress, duration_width)
     rest = width - sum(others) - 2 * sum(map(bool, others))
-    if not widths.has_words or rest < 30:
+    # What a run says matters more than the whole of its id, and that more than a long name.
+    words = 24 if widths.has_words else 0
+    whole = rest - widths.run - 2 >= min(widths.task, 24) + words
+    run_id = widths.run if whole else 7 if rest >= 20 else 0
+    rest -= run_id + 2 if run_id else 0
+    task = min(widths.task, max(12, rest // 2))
+    if not widths.has_words or rest - task - 2 < 10:
         return _Columns(widths.status, rest, run_id, progress, 0, duration_width)
-    task = min(widths.task, rest // 2)
     return _Columns(widths.status, task, run_id, progress, rest - task - 2, duration_width)
 
 
@@ -249,7 +253,7 @@ def _titles(columns: _Columns) -> Text:
 def _row(run: AnyRun, columns: _Columns, now: datetime) -> Text:
     style = style_of(run.status)
     run_id = clean(run.id)
-    if columns.run == 7:
+    if width_of(run_id) > columns.run:
         run_id = "…" + run_id[-6:]
     text, text_style = said(run)
     return _cells(

@@ -166,6 +166,8 @@ _REFUSED: Final = re.compile(
 
 def plainly(said: str) -> str:
     """Why a server can't be reached, less what only a programmer would read."""
+    if said == "closed with no code":
+        return "the connection was lost"
     return _REFUSED.sub("nothing answers there", _ERRNO.sub("", clean(said)))
 
 
