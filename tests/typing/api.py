@@ -34,7 +34,10 @@ from runstream import (
     State,
     Subscription,
     Task,
+    Work,
+    Worker,
     current_run,
+    executes,
 )
 
 
@@ -159,6 +162,32 @@ async def over_http(client: Runstream, run_id: str) -> None:
         await client.runs.cancel(run_id)
     except Conflict as conflict:
         assert_type(conflict.run, Run[Any, Any] | None)
+
+
+@executes(send_invoice)
+async def execute_invoice(request: InvoiceRequest) -> Invoice:
+    return Invoice(total=request.order_id)
+
+
+@executes(count)
+def execute_count(text: str) -> int:
+    return len(text)
+
+
+@executes(send_invoice)  # type: ignore[arg-type]
+async def execute_wrongly(request: RefundRequest) -> Invoice:
+    raise NotImplementedError
+
+
+async def working(client: Runstream) -> None:
+    assert_type(execute_invoice, Work[InvoiceRequest, Invoice])
+    assert_type(execute_count, Work[str, int])
+    assert_type(Work(refund, lambda request: [request.invoice_id]), Work[RefundRequest, list[str]])
+    worker = Worker(client, [execute_invoice, execute_count], concurrency=4)
+    assert_type([run.attempt for run in worker.running], list[int])
+    await worker.run()
+    async with worker:
+        ...
 
 
 async def reporting(client: Runstream) -> None:

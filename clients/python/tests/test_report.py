@@ -236,12 +236,31 @@ async def test_heartbeats_are_sent_as_they_were_promised(
 
 
 async def test_a_run_that_was_claimed_is_reported_on(client: Runstream, truth: Truth) -> None:
-    async with client.report(whole(a_run(status="EXECUTING"))) as run:
+    """Its outcome is of the attempt that was claimed: by now the run may be another worker's."""
+    async with client.report(whole(a_run(status="EXECUTING", attempt=2))) as run:
         assert run.id == "run_1"
         run.metadata.set("a", 1)
     assert truth.created is None
     assert truth.metadata == {"a": 1}
-    assert truth.fields == {"status": "COMPLETED"}
+    assert truth.fields == {"status": "COMPLETED", "ifAttempt": 2}
+
+
+async def test_an_output_that_the_server_refuses_fails_the_run(
+    server: ScriptedServer, client: Runstream, truth: Truth, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Left EXECUTING it would be a run that never ends, for all who wait for it."""
+
+    def update(asked: Asked) -> Answer:
+        if asked.body["status"] == "COMPLETED":
+            return problem(413, "payload_too_large", "the output is above 10 MB")
+        return truth.update(asked)
+
+    server.on("PATCH", RUN, update)
+    async with client.report(SEND, Request(7)) as run:
+        run.output = {"total": 1}
+    assert truth.fields["status"] == "FAILED"
+    assert truth.fields["error"]["message"] == "the output was refused: the output is above 10 MB"
+    assert "refuses the output" in caplog.text
 
 
 async def test_each_call_of_a_function_is_a_run(client: Runstream, truth: Truth) -> None:

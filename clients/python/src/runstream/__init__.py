@@ -49,6 +49,7 @@ from runstream.resources.models import (
 from runstream.stats import Stats
 from runstream.subscription import Subscription
 from runstream.timing import Timing
+from runstream.worker import Work, Worker, executes
 
 __version__ = "0.1.0"
 
@@ -108,6 +109,9 @@ __all__ = [
     "Unavailable",
     "Unprocessable",
     "Webhook",
+    "Work",
+    "Worker",
     "Workflow",
     "current_run",
+    "executes",
 ]

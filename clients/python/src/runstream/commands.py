@@ -39,6 +39,8 @@ class RunOptions(TypedDict, total=False):
     parent_run_id: str | None
     status: RunStatus | None
     """EXECUTING for work that has begun already."""
+    max_attempts: int | None
+    """How many times a worker may begin it before a lost lease is its end; 1 by default."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class NewRun(Generic[PayloadT, OutputT]):
     batch_id: str | None = None
     parent_run_id: str | None = None
     status: RunStatus | None = None
+    max_attempts: int | None = None
 
     def body(self) -> dict[str, Any]:
         """It as JSON has it."""
@@ -78,6 +81,7 @@ class NewRun(Generic[PayloadT, OutputT]):
             batchId=self.batch_id,
             parentRunId=self.parent_run_id,
             status=self.status,
+            maxAttempts=self.max_attempts,
         )
 
 
@@ -98,6 +102,8 @@ class RunUpdate:
     delay_until: datetime | None = None
     if_version: int | None = None
     """Only if the run is still at this version; else `Conflict`, with the run as it is."""
+    if_attempt: int | None = None
+    """Only if the run is still in this attempt; else `Conflict`, with the run as it is."""
 
     def body(self) -> dict[str, Any]:
         """It as JSON has it, less the run's id."""
@@ -113,6 +119,7 @@ class RunUpdate:
             baseCostInCents=self.base_cost_in_cents,
             delayUntil=aware(self.delay_until),
             ifVersion=self.if_version,
+            ifAttempt=self.if_attempt,
         )
         if self.output is not UNSET:
             body["output"] = self.output

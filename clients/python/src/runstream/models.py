@@ -238,6 +238,15 @@ class Task(Generic[PayloadT, OutputT]):
                 output = _read(run, "output", output, self._read_output)
         return msgspec.structs.replace(run, payload=payload, output=output)
 
+    def read_payload(self, run: AnyRun) -> PayloadT:
+        """The run's payload, which must fit also if there is none; for whoever executes the run.
+
+        Raises `DecodeError` if it does not.
+        """
+        if self._read_payload is None:
+            return cast(PayloadT, run.payload)
+        return cast(PayloadT, _read(run, "payload", run.payload, self._read_payload))
+
 
 AnyTask = Task[Any, Any]
 

@@ -78,6 +78,7 @@ class ReportedRun(Generic[P, O]):
         """What the run gives back if it completes."""
         self.metadata: Final = Metadata(self._put)
         self.tags: Final = Tags(self._tag)
+        self._should_stop = False
 
     @property
     def id(self) -> str | None:
@@ -88,6 +89,15 @@ class ReportedRun(Generic[P, O]):
     def status(self) -> RunStatus:
         """The status that the server gave last: CANCELED, if somebody canceled the run."""
         return RunStatus.EXECUTING if self._reporter is None else self._reporter.status
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether what the job still does is for nobody: the run is over, or is another worker's.
+
+        A coroutine of a `Worker` is cancelled then. A function in a thread cannot be, so a
+        long one asks this now and then, and returns.
+        """
+        return self._should_stop or self.status.is_final
 
     async def created(self) -> str | None:
         """The run's id, once there is one; None if the server does not take the run."""
@@ -104,8 +114,15 @@ class ReportedRun(Generic[P, O]):
         if self._reporter is not None:
             self._reporter.add_tags(tags)
 
+    def stop(self) -> None:
+        """Lets the job know, by `should_stop`. For whoever executes it."""
+        self._should_stop = True
 
-_current: contextvars.ContextVar[ReportedRun[Any, Any]] = contextvars.ContextVar("runstream_run")
+
+reported_run: Final[contextvars.ContextVar[ReportedRun[Any, Any]]] = contextvars.ContextVar(
+    "runstream_run"
+)
+"""For whoever executes a job: what `current_run` gives in it."""
 
 
 def current_run() -> ReportedRun[Any, Any]:
@@ -113,7 +130,7 @@ def current_run() -> ReportedRun[Any, Any]:
 
     Where none is, one that goes nowhere: a job's functions work the same without reporting.
     """
-    return _current.get(None) or ReportedRun()
+    return reported_run.get(None) or ReportedRun()
 
 
 class Report(Generic[P, O]):
@@ -152,7 +169,7 @@ class Report(Generic[P, O]):
             raise RuntimeError("a report is of one run: make another for the next")
         self._reporter = Reporter(self._http, self._work, self._payload, self._options)
         self._run = ReportedRun(self._reporter)
-        self._token = _current.set(self._run)
+        self._token = reported_run.set(self._run)
         await self._reporter.start(self._entry_s)
         return self._run
 
@@ -165,7 +182,7 @@ class Report(Generic[P, O]):
         assert self._reporter is not None
         assert self._run is not None
         if self._token is not None:
-            _current.reset(self._token)
+            reported_run.reset(self._token)
         await self._reporter.finish(outcome_of(error, self._run.output), self._flush_s)
 
     @overload

@@ -8,18 +8,22 @@ import random
 import traceback
 import uuid
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from runstream import values
 from runstream.commands import UNSET, NewRun, Operation, RunOptions, RunUpdate, name_of
 from runstream.errors import (
+    BadRequest,
     Conflict,
     ConnectionLost,
     OutcomeUnknown,
+    PayloadTooLarge,
     Refused,
     RunstreamError,
     TooManyRequests,
     Unavailable,
+    Unprocessable,
 )
 from runstream.http import Http, part
 from runstream.models import AnyRun, AnyTask, Run, RunStatus
@@ -31,14 +35,21 @@ MIN_INTERVAL_S: Final = 0.2
 MAX_DELAY_S: Final = 10.0
 MAX_STACK: Final = 16_000
 
-_PASSING: Final = (ConnectionLost, OutcomeUnknown, Unavailable, TooManyRequests)
+PASSING: Final = (ConnectionLost, OutcomeUnknown, Unavailable, TooManyRequests)
 
 
 class Reporter:
     """Tells the server of one run, in a task of its own, as well as the server can be told."""
 
     def __init__(
-        self, http: Http, work: AnyTask | str | AnyRun, payload: Any, options: RunOptions
+        self,
+        http: Http,
+        work: AnyTask | str | AnyRun,
+        payload: Any,
+        options: RunOptions,
+        *,
+        beats: bool = True,
+        max_delay_s: float = MAX_DELAY_S,
     ) -> None:
         self.run_id: str | None = None
         self.status = RunStatus.EXECUTING
@@ -48,6 +59,8 @@ class Reporter:
         self._work = work
         self._payload = payload
         self._options = options
+        self._beats = beats
+        self._max_delay_s = max_delay_s
         self._outbox = Outbox()
         self._more = asyncio.Event()
         self._ending = asyncio.Event()
@@ -55,8 +68,12 @@ class Reporter:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._has_warned = False
+        self._attempt: int | None = None
         if isinstance(work, Run):
             self.run_id, self.status = work.id, work.status
+            if work.status is RunStatus.EXECUTING:
+                # Claimed: what is said is of this attempt, and never of the next worker's.
+                self._attempt = work.attempt
 
     # From the job
 
@@ -74,10 +91,15 @@ class Reporter:
         finally:
             settled.cancel()
 
-    async def finish(self, outcome: RunUpdate, patience_s: float) -> None:
-        """Reports the outcome; after `patience_s` it goes without."""
+    async def finish(self, outcome: RunUpdate | None, patience_s: float | None) -> None:
+        """Reports the outcome; after `patience_s` it goes without. None is no outcome, no limit.
+
+        What was put before is sent first. Cancelled, it says nothing more.
+        """
         assert self._task is not None
         self._outcome = outcome
+        if self._attempt is not None and outcome is not None:
+            self._outcome = replace(outcome, if_attempt=self._attempt)
         self._ending.set()
         self._more.set()
         try:
@@ -87,6 +109,12 @@ class Reporter:
         finally:
             self._task.cancel()
         await asyncio.wait({self._task})
+
+    async def abandon(self) -> None:
+        """Says nothing more: somebody else has the run."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
 
     def put(self, operation: Operation) -> None:
         """Takes an operation on the metadata."""
@@ -164,8 +192,9 @@ class Reporter:
                         await self._ending.wait()
             self._more.clear()
             await self._flush()
-            if self._outcome is not None and not self._outbox:
-                await self._update(self._outcome)
+            if self._ending.is_set() and not self._outbox:
+                if self._outcome is not None:
+                    await self._update(self._outcome)
                 return
 
     async def _flush(self) -> None:
@@ -193,11 +222,22 @@ class Reporter:
             if error.run is not None:
                 self.status = error.run.status
             log.info("the outcome of run %s was not taken: %s", self.run_id, error)
+        except (BadRequest, PayloadTooLarge, Unprocessable) as error:
+            # An output above the limit, say. Whoever waits for the run's end is told of one.
+            if update.status is not RunStatus.COMPLETED:
+                raise
+            self._warn(f"the server refuses the output, so the run is FAILED: {error}")
+            told = {"name": type(error).__name__, "message": f"the output was refused: {error}"}
+            failed = RunUpdate(
+                update.run_id, RunStatus.FAILED, error=told, if_attempt=update.if_attempt
+            )
+            await self._update(failed)
 
     async def _beat(self) -> None:
+        told = None if self._attempt is None else values.encode({"attempt": self._attempt})
         try:
             await self._http.request(
-                "POST", f"/v1/runs/{part(self.run_id or '')}/heartbeat", tries=1
+                "POST", f"/v1/runs/{part(self.run_id or '')}/heartbeat", content=told, tries=1
             )
         except RunstreamError as error:
             log.debug("a heartbeat was not taken: %s", error)
@@ -210,10 +250,10 @@ class Reporter:
                 run = await self._http.call(
                     AnyRun, method, path, body=body, command_key=key, tries=1
                 )
-            except _PASSING as error:
+            except PASSING as error:
                 failures += 1
                 self._warn(f"the server cannot be told of a run, it is tried again: {error}")
-                delay_s: float = min(MAX_DELAY_S, 0.1 * 2.0 ** min(failures, 10))
+                delay_s: float = min(self._max_delay_s, 0.1 * 2.0 ** min(failures, 10))
                 wait_s = getattr(error, "retry_after", None) or 0.0
                 await asyncio.sleep(max(wait_s, delay_s * random.uniform(0.5, 1)))
             else:
@@ -221,6 +261,8 @@ class Reporter:
                 return
 
     def _heartbeat_s(self) -> float | None:
+        if not self._beats:
+            return None
         timeout = self._options.get("heartbeat_timeout")
         if timeout is None and isinstance(self._work, Run):
             timeout = self._work.heartbeat_timeout

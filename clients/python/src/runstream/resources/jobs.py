@@ -66,10 +66,25 @@ class Workflows:
         task: AnyTask | str,
         *,
         payload: Any = None,
+        ttl: int | None = None,
+        max_duration: int | None = None,
+        heartbeat_timeout: int | None = None,
+        max_attempts: int | None = None,
         command_key: str | None = None,
     ) -> Workflow:
-        """Makes a workflow: runs of this task, with this payload if the job run has none."""
-        body = given(name=name, taskIdentifier=name_of(task), payload=payload)
+        """Makes a workflow: runs of this task, with this payload if the job run has none.
+
+        The other options are those of its runs; see `RunOptions`.
+        """
+        body = given(
+            name=name,
+            taskIdentifier=name_of(task),
+            payload=payload,
+            ttl=ttl,
+            maxDuration=max_duration,
+            heartbeatTimeout=heartbeat_timeout,
+            maxAttempts=max_attempts,
+        )
         return await self._http.call(
             Workflow, "POST", "/v1/workflows", body=body, command_key=command_key
         )
@@ -95,10 +110,22 @@ class Workflows:
         name: str,
         task: AnyTask | str,
         payload: Any = None,
+        ttl: int | None = None,
+        max_duration: int | None = None,
+        heartbeat_timeout: int | None = None,
+        max_attempts: int | None = None,
         command_key: str | None = None,
     ) -> Workflow:
-        """The workflow, now with this name, task and payload."""
-        body = given(name=name, taskIdentifier=name_of(task), payload=payload)
+        """The workflow, now with this name, task, payload and options; what is left out is unset."""
+        body = given(
+            name=name,
+            taskIdentifier=name_of(task),
+            payload=payload,
+            ttl=ttl,
+            maxDuration=max_duration,
+            heartbeatTimeout=heartbeat_timeout,
+            maxAttempts=max_attempts,
+        )
         path = f"/v1/workflows/{part(workflow_id)}"
         return await self._http.call(Workflow, "PUT", path, body=body, command_key=command_key)
 
@@ -224,16 +251,6 @@ class JobRuns:
         )
         return [_step(step) for step in got.workflow_runs]
 
-
-def _config(workflows: Sequence[str], config: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {**(config or {}), "workflowExecutionOrder": [*workflows]}
-
-
-def _step(step: Mapping[str, Any]) -> AnyRun | PlannedRun:
-    if step.get("id") is None:
-        return msgspec.convert(step, PlannedRun)
-    return msgspec.convert(step, AnyRun)
-
     async def timeline(
         self, job_run_id: str, *, limit: int | None = None, after: str | None = None
     ) -> Timeline:
@@ -244,6 +261,16 @@ def _step(step: Mapping[str, Any]) -> AnyRun | PlannedRun:
         query = given(limit=limit, after=after)
         path = f"/v1/job-runs/{part(job_run_id)}/timeline"
         return await self._http.call(Timeline, "GET", path, query=query)
+
+
+def _config(workflows: Sequence[str], config: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {**(config or {}), "workflowExecutionOrder": [*workflows]}
+
+
+def _step(step: Mapping[str, Any]) -> AnyRun | PlannedRun:
+    if step.get("id") is None:
+        return msgspec.convert(step, PlannedRun)
+    return msgspec.convert(step, AnyRun)
 
 
 def _time(value: Any) -> Any:

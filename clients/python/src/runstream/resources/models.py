@@ -17,6 +17,10 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     name: str
     task_identifier: str
     payload: Any = None
+    ttl: int | None = None
+    max_duration: int | None = None
+    heartbeat_timeout: int | None = None
+    max_attempts: int = 1
     created_at: datetime | None = None
     updated_at: datetime | None = None
 

@@ -201,12 +201,13 @@ class Runs:
         base_cost_in_cents: float | None = None,
         delay_until: datetime | None = None,
         if_version: int | None = None,
+        if_attempt: int | None = None,
         command_key: str | None = None,
     ) -> AnyRun:
         """The run after a change; what is left out stays as it is. `metadata` is a JSON merge patch.
 
         Raises `Conflict`, with the run as it stands, for a transition that the lifecycle
-        refuses, and if the run is not at `if_version`.
+        refuses, and if the run is not at `if_version` or not in `if_attempt`.
         """
         update = RunUpdate(
             run_id,
@@ -220,6 +221,7 @@ class Runs:
             base_cost_in_cents,
             delay_until,
             if_version,
+            if_attempt,
         )
         return await self._http.call(
             AnyRun, "PATCH", _path(run_id), body=update.body(), command_key=command_key
@@ -251,17 +253,24 @@ class Runs:
             AnyRun, "POST", _path(run_id, "replay"), command_key=command_key
         )
 
-    async def heartbeat(self, run_id: str) -> None:
-        """Shows that the run's worker lives."""
-        await self._http.request("POST", _path(run_id, "heartbeat"))
+    async def heartbeat(self, run_id: str, *, attempt: int | None = None) -> None:
+        """Shows that the run's worker lives.
+
+        With an `attempt` raises `Conflict` if the run is not executing in that one: somebody
+        else has it by now, or nobody any more.
+        """
+        content = None if attempt is None else values.encode({"attempt": attempt})
+        await self._http.request("POST", _path(run_id, "heartbeat"), content=content)
 
     @overload
     async def claim(
-        self, tasks: Task[P, O], *, worker: str, lease_s: float, wait_s: float = 0
-    ) -> Run[P, O] | None: ...
-    @overload
-    async def claim(
-        self, tasks: tuple[Task[P, O]], *, worker: str, lease_s: float, wait_s: float = 0
+        self,
+        tasks: Task[P, O] | tuple[Task[P, O]],
+        *,
+        worker: str,
+        lease_s: int,
+        wait_s: float = 0,
+        command_key: str | None = None,
     ) -> Run[P, O] | None: ...
     @overload
     async def claim(
@@ -269,24 +278,43 @@ class Runs:
         tasks: tuple[Task[P, O], Task[P2, O2]],
         *,
         worker: str,
-        lease_s: float,
+        lease_s: int,
         wait_s: float = 0,
+        command_key: str | None = None,
     ) -> Run[P, O] | Run[P2, O2] | None: ...
     @overload
     async def claim(
-        self, tasks: AnyTasks, *, worker: str, lease_s: float, wait_s: float = 0
+        self,
+        tasks: AnyTasks,
+        *,
+        worker: str,
+        lease_s: int,
+        wait_s: float = 0,
+        command_key: str | None = None,
     ) -> AnyRun | None: ...
     async def claim(
-        self, tasks: AnyTasks, *, worker: str, lease_s: float, wait_s: float = 0
+        self,
+        tasks: AnyTasks,
+        *,
+        worker: str,
+        lease_s: int,
+        wait_s: float = 0,
+        command_key: str | None = None,
     ) -> AnyRun | None:
         """The oldest queued run of these tasks, now EXECUTING, for this worker alone.
 
-        None if there is none within `wait_s`.
+        None if there is none within `wait_s`. Whoever gets it keeps it by a heartbeat at
+        least every `lease_s`. A `Worker` does all that.
         """
         names, types = split_tasks(tasks)
         body = given(tasks=names, worker=worker, leaseS=lease_s, waitS=wait_s or None)
         claimed = await self._http.call(
-            _Claimed, "POST", "/v1/runs/claim", body=body, patience_s=wait_s
+            _Claimed,
+            "POST",
+            "/v1/runs/claim",
+            body=body,
+            command_key=command_key,
+            patience_s=wait_s,
         )
         return None if claimed.run is None else typed(claimed.run, types)
 
