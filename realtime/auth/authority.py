@@ -32,8 +32,8 @@ from store.errors import StoreError
 
 log = logging.getLogger(__name__)
 
-REFRESH_S: Final = 1.0
-"""How often revocations are read; one takes effect everywhere within this time."""
+REFRESH_S: Final = 0.5
+"""How often revocations are read: one takes effect everywhere within a second."""
 
 _OVERLAP: Final = timedelta(minutes=10)
 """Revocations of so long are read again each time: a commit may come late, clocks differ."""
