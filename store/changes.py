@@ -239,20 +239,25 @@ def check_continues(connection: Connection, since: Horizon, epoch: str | None, a
     if since.xmax > at.horizon.xmax:
         # It has seen transactions that this log has not had yet: another history.
         raise CannotContinue("epoch")
-    if since.witness and not _witnessed(connection, since):
-        raise CannotContinue("epoch")
+    if since.witness:
+        _check_witness(connection, since)
     # Not only the newest that was cut must have been seen, but all: one that was still open
     # when a later one had been seen was cut along with that.
     if at.cut_xid and (at.cut_xid >= since.xmax or any(xid <= at.cut_xid for xid in since.xip)):
         raise CannotContinue("retention")
 
 
-def _witnessed(connection: Connection, since: Horizon) -> bool:
+def _check_witness(connection: Connection, since: Horizon) -> None:
+    """Raises CannotContinue unless the newest change that `since` has seen is in this log."""
     stamp = connection.execute(
         sa.select(changes.c.stamp).where(changes.c.seq == since.xmax - 1)
     ).scalar_one_or_none()
-    # Where retention has cut it, retention's own mark decides.
-    return stamp is None or stamp == since.witness
+    if stamp is None:
+        # Retention has cut it, and with it what would tell this history from another one in
+        # which as much was cut. (The newest change of a log is never cut.)
+        raise CannotContinue("retention")
+    if stamp != since.witness:
+        raise CannotContinue("epoch")
 
 
 # ---------------------------------------------------------------------------------------- reads

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from store.changes import check_continues, now
 from store.commands import DeleteRun, SealBatch, UpdateRun
@@ -287,7 +288,6 @@ async def test_a_cursor_from_before_a_cut_is_told_so_and_one_past_it_goes_on(
     """Taken out: the mark of the cut; the first cursor was answered with what is left."""
     store = await open_any(migrated_sqlite, retention=Retention(changes=timedelta(0)))
     quiet = await create(store, project="quiet")
-    _, quiet_horizon = await store.horizon("quiet")
     early = await begin(store)
     for _ in range(2):
         await create(store)
@@ -298,11 +298,36 @@ async def test_a_cursor_from_before_a_cut_is_told_so_and_one_past_it_goes_on(
     assert await refused(store, late) is None
     assert (await begin(store)).witness == late.witness != 0
     # A project of which nothing was cut that its cursor had not seen.
-    assert (await read_all(store, quiet_horizon, project="quiet"))[0] == []
+    _, quiet_late = await store.horizon("quiet")
     await update(store, quiet.id, project="quiet", metadata={"a": 1})
-    assert len((await read_all(store, quiet_horizon, project="quiet"))[0]) == 1
+    assert len((await read_all(store, quiet_late, project="quiet"))[0]) == 1
     await create(store)
     assert len((await read_all(store, late))[0]) == 1
+
+
+async def test_a_cursor_whose_witness_was_cut_is_not_taken_at_its_word(
+    migrated_sqlite: str, open_any: OpenStore, tmp_path: Path
+) -> None:
+    """An older copy of the file was written on until retention has cut just as much as the cursor
+    had seen: nothing is left that would tell the one history from the other.
+
+    Taken out: the refusal where no stamp is left; the cursor was taken, and changes of runs that
+    its reader had never been shown followed.
+    """
+    path, copy = migrated_sqlite.removeprefix("sqlite:///"), str(tmp_path / "copy.db")
+    store = await open_any(migrated_sqlite)
+    with contextlib.closing(sqlite3.connect(path)) as source:
+        with contextlib.closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+    for _ in range(3):
+        await create(store)
+    epoch, cursor = await store.horizon(PROJECT)
+
+    restored = await open_any(f"sqlite:///{copy}", retention=Retention(changes=timedelta(0)))
+    for _ in range(4):
+        await create(restored)
+    await restored.housekeeping.keep()
+    assert await refused(restored, cursor, epoch) == "retention"
 
 
 async def test_what_is_younger_than_the_retention_stays(
@@ -330,6 +355,7 @@ async def test_places_in_the_log_are_never_given_twice(
         await create(store)
     _, horizon = await store.horizon(PROJECT)
     await sql(store, "DELETE FROM changes")
+    horizon = replace(horizon, witness=0)  # it went with the rest
     run = await create(store)
     assert run.last_xid >= horizon.xmax
     groups, _ = await read_all(store, horizon)
