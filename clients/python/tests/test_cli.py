@@ -155,9 +155,13 @@ async def test_everything_or_some_tasks_and_statuses_may_be_watched(server: Scri
     args = ("--all", "--task", "a", "--task", "b", "--status", "failed")
     async with command(server, "watch", *args) as watching:
         socket = await server.welcomed()
-        await socket.expect("subscribeToRuns", tasks=["a", "b"], statuses=["FAILED"])
-        await socket.send(a_snapshot(a_run()), live())
+        await socket.expect("subscribeToRuns", tasks=["a", "b"], statuses=["FAILED"], limit=10_000)
+        await socket.send(a_snapshot(a_run()), {**live(), "truncated": True})
         await watching.line()
+        watching.process.send_signal(signal.SIGTERM)
+        code, _, err = await watching.end()
+    assert code == 128 + signal.SIGTERM
+    assert "there are more than the newest 10,000 runs" in err
 
 
 async def test_a_pipe_is_told_each_version_as_a_line_at_once(server: ScriptedServer) -> None:

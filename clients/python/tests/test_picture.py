@@ -168,7 +168,7 @@ def test_a_run_shows_what_it_says_of_itself() -> None:
             frame(),
         )
     )  # fmt: skip
-    for part in ("EXECUTING", "send-invoice", "attempt 2", "30.0 s", "50 %  packing", "a, b"):
+    for part in ("EXECUTING", "send-invoice", "attempt 2", "30 s", "50 %  packing", "a, b"):
         assert part in shown
     assert '{"x":1}' in shown
     assert "Oops: once" in shown

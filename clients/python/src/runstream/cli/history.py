@@ -23,7 +23,7 @@ from runstream.cli.picture import (
     style_of,
     wrapped,
 )
-from runstream.cli.text import between, clean, clock, duration, fit, json_line, width_of
+from runstream.cli.text import between, clean, clock, duration, fit, json_line, so_far, width_of
 from runstream.models import AnyRun, RunError, RunStatus
 from runstream.resources.models import HistoryEntry, Timeline, TimelineEntry, TimelineStep
 
@@ -208,7 +208,7 @@ def _spent(step: TimelineStep, now: datetime) -> str:
         return ""
     if step.finished_at is not None:
         return duration(step.duration_ms / 1000)
-    return between(step.started_at, now)
+    return so_far(step.started_at, now)
 
 
 def _stretch(

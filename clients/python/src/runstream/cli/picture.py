@@ -18,6 +18,7 @@ from runstream.cli.text import (
     fit,
     head_of,
     json_line,
+    so_far,
     width_of,
 )
 from runstream.models import AnyRun, Batch, RunError, RunStatus
@@ -123,12 +124,12 @@ def measured(part: float | None, width: int, style: str) -> Sequence[tuple[str, 
 def took(run: AnyRun, now: datetime) -> str:
     """How long it has been executing; how long it will wait, if it is not due yet."""
     if run.status is RunStatus.DELAYED and run.delayed_until is not None:
-        return f"in {between(now, run.delayed_until)}"
+        return f"in {so_far(now, run.delayed_until)}"
     if run.started_at is None:
         return ""
     if run.is_final:
         return duration(run.duration_ms / 1000) if run.duration_ms else _spent(run)
-    return between(run.started_at, now)
+    return so_far(run.started_at, now)
 
 
 def _spent(run: AnyRun) -> str:
@@ -279,7 +280,7 @@ def batch_lines(batch: Batch, frame: Frame) -> Lines:
     elif batch.sealed_at is None:
         words += " · still open"
     else:
-        words += f" · {between(batch.created_at, frame.now)}"
+        words += f" · {so_far(batch.created_at, frame.now)}"
     percent = f"{int(part * 100)} %"
     room = width - width_of(words) - width_of(percent) - 4
     full = min(60, room) if room >= 10 else 0

@@ -88,6 +88,12 @@ def between(begin: datetime, end: datetime) -> str:
     return duration((end - begin).total_seconds())
 
 
+def so_far(begin: datetime, now: datetime) -> str:
+    """How long it has been going on: in whole seconds, so that it does not flicker."""
+    whole = max(0, int((now - begin).total_seconds()))
+    return f"{whole} s" if whole < 60 else duration(whole)
+
+
 def clock(at: datetime) -> str:
     """The time of day here, to the millisecond."""
     return at.astimezone().strftime("%H:%M:%S.%f")[:-3]

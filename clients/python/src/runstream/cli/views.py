@@ -67,7 +67,7 @@ class RunsView(View):
             return []
         counts = picture.totals(self.board)
         if self.truncated:
-            counts += "  (the newest; there were more)"
+            counts += "  (the newest; there are more)"
         lines = [line((fit(counts, frame.width).rstrip(), ""))]
         if frame.height >= 10:
             lines.append(line())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
+from runstream.changes import Live
 from runstream.cli.server import (
     NOT_COMPLETED,
     NOT_TOLD,
@@ -25,6 +26,9 @@ from runstream.client import Runstream
 from runstream.errors import NotFound
 from runstream.models import AnyRun, RunStatus
 from runstream.subscription import Subscription
+
+MOST_RUNS: Final = 10_000
+"""How many runs are told as they stand, the newest; as many as a server gives."""
 
 
 @click.command()
@@ -104,6 +108,7 @@ def watch(
             else:
                 many: Any = {
                     **options,
+                    "limit": MOST_RUNS,
                     "tasks": [*tasks] or None,
                     "statuses": [RunStatus(status.upper()) for status in statuses] or None,
                 }
@@ -155,6 +160,9 @@ async def follow(
         tell_when_away(client, server)
         async for change in subscription.changes():
             run = view.take(change)
+            if isinstance(change, Live) and change.truncated and not change.resumed:
+                most = f"{MOST_RUNS:,}"
+                click.echo(f"runstream: there are more than the newest {most} runs", err=True)
             if run is not None:
                 click.echo(json_line(run))
     if subscription.end_reason == "deleted":
