@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -268,6 +269,16 @@ async def test_an_address_may_be_given_without_http(server: ScriptedServer) -> N
     server.on("GET", "/v1/runs", Answer(200, {"data": [], "next": None}))
     code, out, err = await ended(server, "--url", f"127.0.0.1:{server.port}", "runs")
     assert (code, out, err) == (0, "", "no runs\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to write to")
+async def test_that_nothing_can_be_written_is_told_in_a_sentence(server: ScriptedServer) -> None:
+    server.on("GET", "/v1/runs", Answer(200, {"data": [a_run()], "next": None}))
+    shell = f"{sys.executable} -m runstream.cli --url {server.url} runs > /dev/full"
+    process = await asyncio.create_subprocess_shell(shell, stderr=asyncio.subprocess.PIPE)
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert err.decode() == "Error: Nothing more can be written: No space left on device.\n"
 
 
 async def test_nothing_that_a_server_says_reaches_a_terminal_as_a_command(

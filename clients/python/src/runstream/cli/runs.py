@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
@@ -43,7 +44,7 @@ def runs(
 ) -> None:
     """Lists runs, the newest first."""
 
-    async def work() -> list[AnyRun]:
+    async def work() -> None:
         async with server.client() as client:
             found: list[AnyRun] = []
             listing = client.runs.list(
@@ -57,16 +58,18 @@ def runs(
                 found.append(one)
                 if len(found) == limit:
                     break
-            return found
+        if as_json:
+            for one in found:
+                click.echo(json_line(one))
+        elif found:
+            _show(found)
+        else:
+            click.echo("no runs", err=True)
 
-    found = carry_out(work, server)
-    if as_json:
-        for one in found:
-            click.echo(json_line(one))
-        return
-    if not found:
-        click.echo("no runs", err=True)
-        return
+    carry_out(work, server)
+
+
+def _show(found: Sequence[AnyRun]) -> None:
     # Piped, there is no edge to fold lines at.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     table = Table(box=None, pad_edge=False)

@@ -124,6 +124,9 @@ def carry_out(work: Callable[[], Awaitable[T]], server: Server, *, code: int = 1
         sys.exit(0)
     except RunstreamError as error:
         raise Failure(explain(error, server), code) from error
+    except OSError as error:
+        # The disk that the output goes to is full; the terminal is gone.
+        raise Failure(f"Nothing more can be written: {plainly(str(error))}.", code) from error
     finally:
         logging.getLogger("runstream").removeHandler(handler)
 
