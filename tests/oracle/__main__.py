@@ -24,13 +24,16 @@ SET_UPS: Final = ("sqlite", "sqlite-redis", "postgres", "postgres-redis")
 def provided(name: str) -> Iterator[SetUp]:
     """The servers of a set-up, of its own."""
     database, _, redis = name.partition("-")
+    postgres = None
     with contextlib.ExitStack() as stack:
         if database == "sqlite":
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="runstream-oracle-"))
             url = f"sqlite:///{folder}/runstream.db"
         else:
-            url = stack.enter_context(Postgres()).create_database()
-        yield SetUp(name, url, stack.enter_context(Valkey()).url if redis else None)
+            postgres = stack.enter_context(Postgres())
+            url = postgres.create_database()
+        valkey = stack.enter_context(Valkey()) if redis else None
+        yield SetUp(name, url, None if valkey is None else valkey.url, postgres, valkey)
 
 
 def shortened(place: Place, seed: int, history: list[Step], found: Exception) -> list[Step]:

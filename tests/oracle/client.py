@@ -33,6 +33,8 @@ class Shown:
     run_id: str
     version: int
     scopes: frozenset[str]
+    skip: frozenset[str]
+    """The fields that were not to be shown."""
     state: State | None = None
     """The run as the client has it then; None for a leave, or where it has too little."""
     had: int | None = None
@@ -69,8 +71,6 @@ class Stream:
     here: dict[str, int] = field(default_factory=dict)
     """The last version of each run that this connection, and no other, left at the client."""
     batch: dict[str, Any] | None = None
-    kept: dict[str, State] = field(default_factory=dict)
-    """What it had when its cursor came."""
     partial: bool = False
     unheard_of: str | None = None
     """A change that came before `live` of a run that no snapshot had."""
@@ -78,17 +78,14 @@ class Stream:
     """How much was committed when `live` came to a stream that was not shown everything."""
     shown: list[Shown] = field(default_factory=list)
     lives: int = 0
+    forced: frozenset[str] = frozenset()
+    """The fields that the token forces out."""
     heard: deque[str] = field(default_factory=lambda: deque(maxlen=40))
     """The last messages about it, shortened: for whoever looks into a finding."""
 
-    def keep(self, cursor: str) -> None:
-        """All that the cursor covers has come."""
-        self.cursor = cursor
-        self.kept = dict(self.have)
-
     @property
     def skip(self) -> frozenset[str]:
-        return frozenset(self.ask.get("skip", ()))
+        return self.forced.union(self.ask.get("skip", ()))
 
     @property
     def is_latest(self) -> bool:
@@ -137,6 +134,7 @@ def covered(state: State, scopes: frozenset[str]) -> bool:
         or f"read:runs:{state['id']}" in scopes
         or step
         or f"read:batch:{state['batchId']}" in scopes
+        or f"read:tasks:{state['taskIdentifier']}" in scopes
         or any(f"read:tags:{tag}" in scopes for tag in state["tags"])
     )
 
@@ -174,6 +172,8 @@ class Client:
     ) -> None:
         self.project = project
         self.scopes = scopes
+        self.forced: frozenset[str] = frozenset()
+        """The fields that its token forces out."""
         self.streams: list[Stream] = []
         self.outlet = RecordingOutlet()
         self.connection: Connection | None = None
@@ -186,30 +186,27 @@ class Client:
         self._next_id = 1
         self._read = 0
         self._tokens = 0
-        self._asked_scopes: list[frozenset[str]] = []
+        self._asked: list[tuple[frozenset[str], frozenset[str]]] = []
+        """Scopes and forced fields of the tokens that were handed in and not yet answered."""
 
     # ------------------------------------------------------------------------------- connecting
 
-    def grant(self, scopes: frozenset[str] | None = None) -> Grant:
+    def grant(self, scopes: frozenset[str], forced: frozenset[str]) -> Grant:
         """What a token with these scopes grants."""
         self._tokens += 1
         self.token_id = f"t{self._tokens}"
-        return Grant(
-            project=self.project,
-            scopes=self.scopes if scopes is None else scopes,
-            token_id=self.token_id,
-        )
+        return Grant(project=self.project, scopes=scopes, skip=forced, token_id=self.token_id)
 
     async def connect(self, hub: Hub) -> None:
         """Connects, and asks for every stream that has not ended, from its cursor."""
-        grants = [self.grant()]
+        grants = [self.grant(self.scopes, self.forced)]
 
         async def authenticate(_token: str | None) -> Grant:
-            return grants.pop() if grants else self.grant(self._asked_scopes[-1])
+            return grants.pop() if grants else self.grant(*self._asked[-1])
 
         self.outlet = RecordingOutlet()
         self._read = 0
-        self._asked_scopes = []
+        self._asked = []
         self.hub = hub
         self.connection = hub.connect(self.outlet, authenticate)
         await self.connection.open(None)
@@ -229,6 +226,7 @@ class Client:
     async def _subscribe(self, stream: Stream) -> None:
         stream.is_live = False
         stream.was_reset = False
+        stream.forced = self.forced
         stream.sent, stream.here = {}, {}
         stream.unheard_of = None
         stream.with_cursor = stream.cursor is not None
@@ -248,9 +246,9 @@ class Client:
         stream.is_unwanted = True
         await self._send({"type": "unsubscribe", "id": stream.id})
 
-    async def authenticate(self, scopes: frozenset[str]) -> None:
+    async def authenticate(self, scopes: frozenset[str], forced: frozenset[str]) -> None:
         """Hands in another token on the live connection."""
-        self._asked_scopes.append(scopes)
+        self._asked.append((scopes, forced))
         await self._send({"type": "authenticate", "token": "another"})
 
     async def _send(self, message: dict[str, Any]) -> None:
@@ -264,10 +262,14 @@ class Client:
             self.connection.lost()
             self.connection = None
 
-    def go_back(self) -> None:
-        """Has forgotten what came after each cursor, as one has that keeps both together."""
+    def go_back(self, ledger: Ledger) -> None:
+        """Has what each of its cursors covers, and nothing of what came after that.
+
+        What a cursor does not cover may come before it does. Of a history that is taken back
+        without a word nobody can tell a client to forget that.
+        """
         for stream in self.live_streams:
-            stream.have = dict(stream.kept)
+            stream.have = _covered_by_cursor(stream, self.scopes, ledger)
             stream.gone.clear()
             stream.batch = None
 
@@ -311,9 +313,11 @@ class Client:
             case "checkpoint" | "heartbeat":
                 for stream in self.streams:
                     if stream.is_live and stream.ended is None:
-                        stream.keep(message["cursor"])
+                        stream.cursor = message["cursor"]
             case "authenticated":
-                self.scopes = self._asked_scopes.pop(0)
+                self.scopes, self.forced = self._asked.pop(0)
+                for stream in self.live_streams:
+                    stream.forced = self.forced
             case "change":
                 for id in message["ids"]:
                     await self._change(self._stream(id), message["kind"], message["run"])
@@ -348,9 +352,11 @@ class Client:
         )
 
     def _note(self, message: dict[str, Any]) -> None:
+        if message["type"] == "heartbeat":
+            return  # they would push out all that tells something
         ids = message.get("ids", [message.get("id")])
         for stream in self.streams:
-            if stream.id in ids or message["type"] in ("checkpoint", "heartbeat"):
+            if stream.id in ids or message["type"] == "checkpoint":
                 stream.heard.append(_brief(message))
 
     def _stream(self, id: int) -> Stream:
@@ -376,7 +382,7 @@ class Client:
             raise Broken(f"live came twice: {stream.ask}")
         stream.is_live = True
         stream.lives += 1
-        stream.keep(message["cursor"])
+        stream.cursor = message["cursor"]
         expected = stream.with_cursor and not stream.was_reset
         if message["resumed"] is not expected:
             raise Broken(f"resumed is {message['resumed']}: {stream.ask}")
@@ -407,7 +413,7 @@ class Client:
         if kind == "leave":
             if set(run) != ALWAYS:
                 raise Broken(f"a leave tells more: {run}")
-            stream.shown.append(Shown(kind, id, version, self.scopes))
+            stream.shown.append(Shown(kind, id, version, self.scopes, stream.skip))
             stream.here.pop(id, None)
             stream.gone[id] = max(version, stream.gone.get(id, 0))
             if had is not None and version >= had["version"]:
@@ -416,7 +422,7 @@ class Client:
         if stream.skip & set(run):
             raise Broken("a skipped field was sent")
         if had is None:
-            stream.shown.append(Shown(kind, id, version, self.scopes))
+            stream.shown.append(Shown(kind, id, version, self.scopes, stream.skip))
             if version <= stream.gone.get(id, 0):
                 return  # a repeat: it has left since
             if not stream.is_live:
@@ -436,7 +442,7 @@ class Client:
             stream.here[id] = version
         # A repeat says nothing new; but what it says was so.
         state = dict(had) if had["version"] == version else None
-        stream.shown.append(Shown(kind, id, version, self.scopes, state))
+        stream.shown.append(Shown(kind, id, version, self.scopes, stream.skip, state))
 
     def _whole(self, stream: Stream, kind: str, run: dict[str, Any]) -> None:
         id, version = run["id"], run["version"]
@@ -447,7 +453,7 @@ class Client:
         if stream.skip & set(run):
             raise Broken("a skipped field was sent")
         stream.shown.append(
-            Shown(kind, id, version, self.scopes, dict(run), stream.here.get(id))
+            Shown(kind, id, version, self.scopes, stream.skip, dict(run), stream.here.get(id))
         )  # fmt: skip
         had = stream.have.get(id)
         if had is None or version >= had["version"]:
@@ -485,6 +491,20 @@ class Client:
         return None
 
 
+def _covered_by_cursor(stream: Stream, scopes: frozenset[str], ledger: Ledger) -> dict[str, State]:
+    if stream.cursor is None:
+        return {}
+    horizon = Cursor.decode(stream.cursor).horizon
+    have = {}
+    for id, xids in ledger.xids.items():
+        if stream.partial and id not in stream.have and id not in stream.gone:
+            continue  # it was never shown to it
+        state = ledger.at(id, sum(map(horizon.seen, xids)))
+        if state is not None and stream.fits(state, scopes):
+            have[id] = {name: value for name, value in state.items() if name not in stream.skip}
+    return have
+
+
 def _verify(stream: Stream, shown: Shown, ledger: Ledger) -> None:
     id, version = shown.run_id, shown.version
     truth = ledger.at(id, version)
@@ -498,7 +518,7 @@ def _verify(stream: Stream, shown: Shown, ledger: Ledger) -> None:
         raise Broken(f"{shown.kind}: {id} at version {version} does not belong to {stream.ask}")
     if shown.state is not None:
         for name, value in truth.items():
-            if name in stream.skip or (name == "payload" and id not in ledger.payloads):
+            if name in shown.skip or (name == "payload" and id not in ledger.payloads):
                 continue
             if name not in shown.state or shown.state[name] != value:
                 raise Broken(

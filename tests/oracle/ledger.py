@@ -54,8 +54,12 @@ class Ledger:
                 f"{id}: its row is not what its log says"
             )
         assert alive.keys() <= self.states.keys(), "a run without a change"
+        for run in rows:
+            assert run.parent_run_id is None or run.parent_run_id in self.states, f"{run}: parent"
         self.batch_ids = {batch.id for batch in opened}
         self.sealed = {batch.id for batch in opened if batch.sealed_at is not None}
+        for run in rows:
+            assert run.batch_id is None or run.batch_id in self.batch_ids, f"{run}: batch"
 
     def _append(self, change: Change) -> None:
         if change.kind is ChangeKind.SEALED:

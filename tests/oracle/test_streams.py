@@ -52,18 +52,20 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 def _place(request: pytest.FixtureRequest, name: str) -> Place:
     database, _, with_redis = name.partition("-")
-    redis = None
+    redis = postgres = valkey = None
     if database == "sqlite":
         folder = request.getfixturevalue("tmp_path_factory").mktemp("oracle")
         url = f"sqlite:///{folder / 'runstream.db'}"
     else:
         server: Postgres = request.getfixturevalue("postgres_server")
-        url = server.ensure().create_database()
+        postgres = server.ensure()
+        url = server.create_database()
         request.addfinalizer(lambda: server.ensure().drop_database(url))
     if with_redis:
-        valkey: Valkey = request.getfixturevalue("valkey_server")
-        redis = valkey.ensure().url
-    return Place(SetUp(name, url, redis))
+        broker: Valkey = request.getfixturevalue("valkey_server")
+        valkey = broker.ensure()
+        redis = valkey.url
+    return Place(SetUp(name, url, redis, postgres, valkey))
 
 
 class Streams(RuleBasedStateMachine):

@@ -9,7 +9,7 @@ import json
 import logging
 import random
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -28,6 +28,7 @@ from store import Retention, RunStore, open_broker
 from store.broker import Broker, BrokerState, Hint
 from store.broker.redis import RedisBroker
 from store.commands import (
+    ClaimRun,
     Command,
     CreateBatch,
     CreateRun,
@@ -43,17 +44,19 @@ from store.commands import (
     Submission,
     UpdateRun,
 )
-from store.engine import Database, Sqlite, open_database
-from store.errors import NotFound
+from store.engine import CommitLost, Database, Sqlite, open_database
+from store.errors import NotFound, Unavailable
 from store.housekeeping import Housekeeping
 from store.jobs.definitions import NewJob, NewWorkflow
 from store.lifecycle import FINAL, NEXT
 from store.model import Run, RunStatus, wire_run
 from store.schema import new_epoch
 from store.writer.group import Committed, run_group
+from tests.faults import client_kill, terminate_backends
 from tests.oracle.client import Client
 from tests.oracle.gates import GatedStore, TamperingBroker
 from tests.oracle.ledger import Ledger, State
+from tests.servers import Postgres, Valkey
 from tests.store.broker_doubles import HURRIED
 
 T = TypeVar("T")
@@ -94,6 +97,9 @@ class SetUp:
     name: str
     database: str
     redis: str | None = None
+    postgres: Postgres | None = None
+    """The servers of both, for faults; without them there are none of theirs."""
+    valkey: Valkey | None = None
 
 
 class Place:
@@ -162,6 +168,8 @@ class Slow:
         self.is_waiting = asyncio.Event()
         self.holds_locks = False
         self.rolls_back = False
+        self.is_cut_off = False
+        """Its connection was taken away; it has come to nothing."""
         self.committed: Committed | None = None
         self._go = asyncio.Event()
         self.task = asyncio.get_running_loop().create_task(self._run(database))
@@ -171,8 +179,13 @@ class Slow:
             self.committed = await database.write(self._work)
         except RolledBack:
             pass
+        except (Unavailable, CommitLost):
+            if not self.is_cut_off:
+                raise
 
     def _work(self, connection: Connection) -> Committed:
+        if self.is_cut_off:
+            raise RolledBack  # this is its second try
         connection.execute(sa.text("SELECT pg_current_xact_id()"))
         if self.early:
             await_only(self._stop())
@@ -308,27 +321,29 @@ class World:
             broker.arrived.clear()
             broker.out.clear()
         await self._turn(3)
+        tag = frozenset({"read:tags:a", "read:batch:none"})
+        task = frozenset({f"read:tasks:{TASKS[0]}"})
         self.clients = [
             Client(self.projects[0], ALL, self._get, self._commits),
             Client(self.projects[0], ALL, self._get, self._commits),
             Client(self.projects[-1], ALL, self._get, self._commits),
-            Client(
-                self.projects[0],
-                frozenset({"read:tags:a", "read:batch:none"}),
-                self._get,
-                self._commits,
-            ),
+            Client(self.projects[0], tag, self._get, self._commits),
+            Client(self.projects[-1], task, self._get, self._commits),
         ]
-        definitions = place.stores[0].definitions
+        self.jobs = {name: await self._define_job(name) for name in self.projects}
+
+    async def _define_job(self, project: str) -> str:
+        # Of the same names in each project.
+        definitions = self.place.stores[0].definitions
         steps = [
             await definitions.create_workflow(
-                self.projects[0], NewWorkflow(name=f"step {i}", task_identifier=TASKS[i])
+                project, NewWorkflow(name=f"step {i}", task_identifier=TASKS[i])
             )
             for i in range(2)
         ]
         order = {"workflowExecutionOrder": [step.id for step in steps]}
-        job = await definitions.create_job(self.projects[0], NewJob(name="job", config=order))
-        self.job_id = job.id
+        job = await definitions.create_job(project, NewJob(name="job", config=order))
+        return job.id
 
     def close(self) -> None:
         """Ends it, and looks whether anything is left behind."""
@@ -339,6 +354,7 @@ class World:
             logging.getLogger().removeHandler(self.errors)
 
     async def _end(self) -> None:
+        self.thaw()
         for slow in sorted(self.slow, key=lambda each: not each.holds_locks):
             slow.rolls_back = True
             with contextlib.suppress(Exception):
@@ -415,11 +431,17 @@ class World:
         if run is None:
             return None
         try:
-            found = await self.place.stores[0].get_run(run.project, run_id)
+            found = await again(lambda: self.place.stores[0].get_run(run.project, run_id))
         except NotFound:
             return None
         state: State = msgspec.json.decode(msgspec.json.encode(wire_run(found)))
         return state
+
+    def thaw(self) -> None:
+        """Redis, if it was stopped, goes on."""
+        valkey = self.place.set_up.valkey
+        if valkey is not None:
+            valkey.thaw()
 
     def _held(self) -> set[str | None]:
         """What nobody else may touch without waiting for a slow transaction."""
@@ -443,7 +465,14 @@ class World:
                     keys |= {id for id, each in self.known.items() if each.parent_run_id == run.id}
             if isinstance(command, CreateRun):
                 keys |= {command.new.batch_id, command.new.parent_run_id}
+                keys.add(f"{command.project} {command.new.task_identifier} {_key_of(command)}")
         return keys - {None}
+
+    def _other(self, project: str) -> str | None:
+        return next((name for name in self.projects if name != project), None)
+
+    def _batches(self, project: str) -> list[str]:
+        return [id for id, (of, _) in self.batches.items() if of == project]
 
     def _runs(self, project: str) -> list[Run]:
         return [run for run in list(self.known.values())[-10:] if run.project == project]
@@ -456,6 +485,7 @@ class World:
         self._run(asyncio.wait_for(self._settle(random.Random(number)), 6 * STUCK_S))
 
     async def _settle(self, chance: random.Random) -> None:
+        self.thaw()
         while self.slow:
             # Those first that others would wait for.
             slow = min(self.slow, key=lambda each: not each.holds_locks)
@@ -529,7 +559,7 @@ class World:
     async def refresh(self) -> None:
         """Reads what was committed."""
         for ledger in self.ledgers.values():
-            await ledger.refresh(self.place.stores[0].database)
+            await again(partial(ledger.refresh, self.place.stores[0].database))
 
     # --------------------------------------------------------------------------------- commands
 
@@ -542,15 +572,18 @@ class World:
 
     def _command(self, chance: random.Random, project: str) -> Command:
         runs = self._runs(project)
+        other = self._other(project)
+        if other is not None and chance.random() < 0.05:
+            return self._trespass(chance, project, other)
         what = chance.random()
         if what < 0.22 or not runs:
             return self._create(chance, project, runs)
-        if what < 0.26 and project == self.projects[0]:
+        if what < 0.26:
             return CreateRun(
                 project=project,
                 run_id=self._id("run"),
-                new=NewRun(task_identifier=self.job_id, tags=self._tags(chance)),
-                job=JobOrder(self.job_id),
+                new=NewRun(task_identifier=self.jobs[project], tags=self._tags(chance)),
+                job=JobOrder(self.jobs[project]),
             )
         batches = [id for id, (of, sealed) in self.batches.items() if of == project and not sealed]
         if what < 0.29 and len(batches) < 2:
@@ -571,7 +604,32 @@ class World:
                 operations=(MetadataOperation(op=MetadataOp.INCREMENT, path="count", value=1),),
                 target=chance.choice(list(MetadataTarget)),
             )
+        if what < 0.45:
+            return ClaimRun(project=project, run_id=run.id, worker="w", lease_s=1_000)
         return self._update(chance, run)
+
+    def _trespass(self, chance: random.Random, project: str, other: str) -> Command:
+        """Names what is another project's: to be refused."""
+        runs, batches = self._runs(other), self._batches(other)
+        new = NewRun(task_identifier=TASKS[0], tags=self._tags(chance))
+        if batches and chance.random() < 0.3:
+            batch = chance.choice(batches)
+            if chance.random() < 0.5:
+                return SealBatch(project=project, batch_id=batch)
+            new = msgspec.structs.replace(new, batch_id=batch)
+            return CreateRun(project=project, run_id=self._id("run"), new=new)
+        if not runs:
+            return CreateRun(project=project, run_id=self._id("run"), new=new)
+        run = chance.choice(runs)
+        match chance.choice(["create", "update", "delete", "tag"]):
+            case "create":
+                new = msgspec.structs.replace(new, parent_run_id=run.id)
+                return CreateRun(project=project, run_id=self._id("run"), new=new)
+            case "delete":
+                return DeleteRun(project=project, run_id=run.id)
+            case "tag":
+                return UpdateRun(project=project, run_id=run.id, add_tags=("a",))
+        return msgspec.structs.replace(self._update(chance, run), project=project)
 
     def _create(self, chance: random.Random, project: str, runs: Sequence[Run]) -> CreateRun:
         batches = [id for id, (of, sealed) in self.batches.items() if of == project and not sealed]
@@ -588,6 +646,7 @@ class World:
                 is_test=chance.random() < 0.2,
                 batch_id=chance.choice(batches) if batches and chance.random() < 0.5 else None,
                 parent_run_id=chance.choice(runs).id if runs and chance.random() < 0.2 else None,
+                idempotency_key=chance.choice("kl") if chance.random() < 0.05 else None,
             ),
         )
 
@@ -668,6 +727,18 @@ class World:
         return over
 
 
+def _key_of(command: CreateRun) -> str:
+    return command.new.idempotency_key or command.run_id
+
+
+async def again(work: Callable[[], Awaitable[T]]) -> T:
+    """Done once more if the database had cut its connection off."""
+    for _ in range(5):
+        with contextlib.suppress(Unavailable):
+            return await work()
+    return await work()
+
+
 # ------------------------------------------------------------------------------------ the writers
 
 
@@ -693,7 +764,7 @@ async def roll_back(world: World, chance: random.Random) -> None:
         raise RolledBack
 
     with contextlib.suppress(RolledBack):
-        await world.place.aside.write(work)
+        await again(lambda: world.place.aside.write(work))
 
 
 @action(4)
@@ -728,7 +799,7 @@ async def go_on_slowly(world: World, chance: random.Random) -> None:
 async def fire_timers(world: World, chance: random.Random) -> None:
     """What is due becomes QUEUED."""
     if not world._held():
-        await world.place.stores[0].timers.fire()
+        await again(world.place.stores[0].timers.fire)
         await world.arrive()
 
 
@@ -827,10 +898,48 @@ async def kill_gateway(world: World, chance: random.Random) -> None:
 
 
 @action(1)
+async def drain_gateway(world: World, chance: random.Random) -> None:
+    """A gateway sends its clients away and ends, and another begins in its place."""
+    if chance.random() < 0.5:
+        return
+    gateway = _gateway(world, chance)
+    await gateway.hub.drain(0.06)
+    for client in world.clients:
+        if client.hub is gateway.hub:
+            await client.cut()
+    await gateway.kill()
+    gateway.begin()
+
+
+@action(1)
+async def cut_off(world: World, chance: random.Random) -> None:
+    """Database or Redis cut off whoever is connected, or Redis starts anew, or stops for a while."""
+    postgres, valkey = world.place.set_up.postgres, world.place.set_up.valkey
+    if chance.random() < 0.5:
+        return
+    if valkey is not None and (postgres is None or chance.random() < 0.5):
+        match chance.choice(["clients", "restart", "freeze", "thaw", "thaw"]):
+            case "clients":
+                world.thaw()
+                client_kill(valkey)
+            case "restart":
+                world.thaw()
+                valkey.restart()
+            case "freeze":
+                valkey.freeze()
+            case _:
+                world.thaw()
+    elif postgres is not None:
+        for slow in world.slow:
+            slow.is_cut_off = True
+        terminate_backends(postgres, world.place.set_up.database)
+
+
+@action(1)
 async def change_epoch(world: World, chance: random.Random) -> None:
     """Somebody has restored a backup and said so."""
     if chance.random() < 0.3:
-        await new_epoch(world.place.aside)
+        await again(lambda: new_epoch(world.place.aside))
 
 
 @action(1)
@@ -842,8 +951,8 @@ async def cut_log(world: World, chance: random.Random) -> None:
     store = world.place.stores[0]
     keep = Retention(changes=timedelta(days=-1 if world.place.is_postgres else 0))
     housekeeping = Housekeeping(store.database, store.execute, keep, detach_after_s=0.0)
-    await housekeeping.keep()
-    await housekeeping.prepare()
+    await again(housekeeping.keep)
+    await again(housekeeping.prepare)
 
 
 @action(1)
@@ -880,7 +989,7 @@ async def restore(world: World, chance: random.Random) -> None:
         # Without a word about it: whoever has kept what they had with its cursor is told, but
         # what came after the cursor was nobody's to take back.
         for client in world.clients:
-            client.go_back()
+            client.go_back(world.ledgers[client.project])
     await world.begin_again()
     for gateway in world.gateways:
         gateway.begin()
@@ -966,37 +1075,52 @@ def _ask(world: World, client: Client, chance: random.Random) -> dict[str, Any] 
         filters["createdAfter"] = datetime.now(UTC).isoformat()
     if world.small_limits:
         filters["limit"] = chance.choice([1, 3])
-    runs = world._runs(client.project)
-    open_ = "read:runs" in client.scopes
-    tag = next((scope for scope in client.scopes if scope.startswith("read:tags:")), None)
-    kinds = ["tag", "tags", "run", "run", "batch", "job", "all"] if open_ else ["tag", "run"]
+    project = client.project
+    other = world._other(project)
+    if other is not None and chance.random() < 0.08:
+        project = other  # of which it must learn nothing
+    runs = world._runs(project)
+    tags, match = [chance.choice(TAGS)], "all"
+    kinds = ["tag", "tags", "run", "run", "batch", "job", "all"]
+    if "read:runs" not in client.scopes:
+        kinds = ["run"]
+        _, of, name = chance.choice(sorted(client.scopes)).split(":")
+        match of:
+            case "tags":
+                tags, kinds = [name], ["tag", "run"]
+            case "tasks":
+                filters["tasks"] = [name]
+                kinds = ["tag", "all", "run"]
+            case "batch":
+                kinds = ["batch", "run"]
+            case "runs":
+                kinds = ["run", "job"]
     match chance.choice(kinds):
-        case "tag":
-            tags = [chance.choice(TAGS)] if tag is None else [tag[-1]]
-            return {
-                "type": "subscribeToRunsWithTag", "tags": tags, "match": "all", **options, **filters
-            }  # fmt: skip
         case "tags":
             tags = sorted(chance.sample(TAGS, 2))
             match = chance.choice(["all", "any"])
-            return {
-                "type": "subscribeToRunsWithTag", "tags": tags, "match": match, **options, **filters
-            }  # fmt: skip
+            return _tagged(tags, match) | options | filters
+        case "tag":
+            return _tagged(tags, match) | options | filters
         case "run" if runs:
             return {"type": "subscribeToRun", "runId": chance.choice(runs).id, **options}
         case "batch":
-            batches = [id for id, (of, _) in world.batches.items() if of == client.project]
+            batches = world._batches(project)
             if batches:
                 id = chance.choice(batches)
                 return {"type": "subscribeToBatch", "batchId": id, **options, **filters}
         case "job":
-            jobs = [run for run in world.known.values() if run.job_id is not None]
-            if jobs and client.project == world.projects[0]:
+            jobs = [run for run in world.known.values() if run.job_id and run.project == project]
+            if jobs:
                 id = chance.choice(jobs).id
                 return {"type": "subscribeToJobRun", "jobRunId": id, **options}
         case "all":
             return {"type": "subscribeToRuns", **options, **filters}
     return None
+
+
+def _tagged(tags: list[str], match: str) -> dict[str, Any]:
+    return {"type": "subscribeToRunsWithTag", "tags": tags, "match": match}
 
 
 @action(1)
@@ -1011,9 +1135,24 @@ async def unsubscribe(world: World, chance: random.Random) -> None:
 @action(1)
 async def regrant(world: World, chance: random.Random) -> None:
     """A client hands in another token on its connection."""
-    client = world.clients[-1]
-    if client.connection is not None and chance.random() < 0.5:
-        await client.authenticate(frozenset({f"read:tags:{chance.choice('ab')}"}))
+    client = chance.choice(world.clients[3:])
+    runs, batches = world._runs(client.project), world._batches(client.project)
+    scope = f"read:tags:{chance.choice('ab')}"
+    match chance.choice(["tags", "tags", "tasks", "runs", "batch"]):
+        case "tasks":
+            scope = f"read:tasks:{chance.choice(TASKS)}"
+        case "runs" if runs:
+            scope = f"read:runs:{chance.choice(runs).id}"
+        case "batch" if batches:
+            scope = f"read:batch:{chance.choice(batches)}"
+    scopes = frozenset({scope}) | (client.scopes if chance.random() < 0.3 else frozenset())
+    forced = client.forced
+    if chance.random() < 0.3:
+        forced = chance.choice([frozenset[str](), frozenset({"metadata"}), frozenset({"payload"})])
+    if client.connection is not None:
+        await client.authenticate(scopes, forced)
+    else:
+        client.scopes, client.forced = scopes, forced
 
 
 @action(1)
