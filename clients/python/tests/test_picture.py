@@ -202,6 +202,23 @@ def test_a_job_run_is_a_tree_of_its_steps_also_those_to_come() -> None:
     assert "planned" in publish
 
 
+def test_of_many_steps_those_are_shown_that_matter_now() -> None:
+    plan = [TimelineStep(workflow_id=f"wf_{n}", position=n, name=f"step-{n}") for n in range(200)]
+    steps = [run(f"run_{n}", "COMPLETED", position=n) for n in range(80)]
+    steps.append(run("run_80", "EXECUTING", position=80))
+    lines = picture.job_lines(run("run_j", "EXECUTING"), steps, plan, "", frame(height=12))
+    assert len(lines) == 12
+    shown = text(lines)
+    assert "80 of 200 steps" in shown
+    assert "… 80 before" in shown
+    assert "● 81 step-80" in shown
+    assert "… and 111 more" in shown
+    over = [run(f"run_{n}", "COMPLETED", position=n) for n in range(200)]
+    shown = text(picture.job_lines(run("run_j", "COMPLETED"), over, plan, "", frame(height=12)))
+    assert "✓ 200 step-199" in shown
+    assert "… 191 before" in shown
+
+
 # What happened
 
 

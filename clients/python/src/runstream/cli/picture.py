@@ -25,6 +25,7 @@ from runstream.models import AnyRun, Batch, RunError, RunStatus
 from runstream.resources.models import TimelineStep
 
 Lines = list[Text]
+Cell = Sequence[tuple[str, str]]
 
 STYLES: Final = {
     RunStatus.COMPLETED: "green",
@@ -224,30 +225,14 @@ def _columns(widths: Widths, width: int) -> _Columns:
     return _Columns(widths.status, task, run_id, progress, rest - task - 2, duration_width)
 
 
-def _cells(columns: _Columns, cells: Sequence[tuple[int, Sequence[tuple[str, str]]]]) -> Text:
-    parts: list[tuple[str, str] | str] = []
-    for width, cell in cells:
-        if width > 0:
-            parts += ["  ", *cell] if parts else cell
-    return line(*parts)
-
-
 def _titles(columns: _Columns) -> Text:
-    def title(
-        text: str, width: int, *, right: bool = False
-    ) -> tuple[int, Sequence[tuple[str, str]]]:
-        return width, ((fit(text, width, right=right), "dim"),)
-
     return _cells(
-        columns,
-        (
-            title("STATUS", columns.status),
-            title("TASK", columns.task),
-            title("RUN", columns.run),
-            title("PROGRESS" if columns.progress > 8 else "%", columns.progress),
-            title("MESSAGE", columns.message),
-            title("TOOK", columns.took, right=True),
-        ),
+        _cell("STATUS", columns.status, "dim"),
+        _cell("TASK", columns.task, "dim"),
+        _cell("RUN", columns.run, "dim"),
+        _cell("PROGRESS" if columns.progress > 8 else "%", columns.progress, "dim"),
+        _cell("MESSAGE", columns.message, "dim"),
+        _cell("TOOK", columns.took, "dim", right=True),
     )
 
 
@@ -258,16 +243,25 @@ def _row(run: AnyRun, columns: _Columns, now: datetime) -> Text:
         run_id = "…" + run_id[-6:]
     text, text_style = said(run)
     return _cells(
-        columns,
-        (
-            (columns.status, ((fit(run.status, columns.status), style),)),
-            (columns.task, (fit(clean(run.task_identifier), columns.task),)),
-            (columns.run, ((fit(run_id, columns.run), "dim"),)),
-            (columns.progress, measured(progress_of(run), columns.progress, style)),
-            (columns.message, ((fit(text, columns.message), text_style),)),
-            (columns.took, ((fit(took(run, now), columns.took, right=True), "dim"),)),
-        ),  # type: ignore[arg-type]
+        _cell(run.status, columns.status, style),
+        _cell(clean(run.task_identifier), columns.task),
+        _cell(run_id, columns.run, "dim"),
+        measured(progress_of(run), columns.progress, style),
+        _cell(text, columns.message, text_style),
+        _cell(took(run, now), columns.took, "dim", right=True),
     )
+
+
+def _cell(text: str, width: int, style: str = "", *, right: bool = False) -> Cell:
+    return ((fit(text, width, right=right), style),) if width > 0 else ()
+
+
+def _cells(*cells: Cell) -> Text:
+    parts: list[tuple[str, str] | str] = []
+    for cell in cells:
+        if cell:
+            parts += ["  ", *cell] if parts else cell
+    return line(*parts)
 
 
 def batch_lines(batch: Batch, frame: Frame) -> Lines:
@@ -414,25 +408,50 @@ def job_lines(
     if time := took(run, frame.now):
         facts.append(time)
     lines = [_subject(run, name or clean(run.task_identifier), facts, frame.width)]
-    names = {
-        position: clean(
+    labels = {
+        position: f"{(position or 0) + 1} "
+        + clean(
             (planned[position].name if position in planned else "")
             or (made[position].task_identifier if position in made else "")
         )
         for position in positions
     }
-    widest = max((width_of(one) for one in names.values()), default=0)
+    widest = max(map(width_of, labels.values()), default=0) + 1
+    groups: list[Lines] = []
     for position in positions:
         is_last = position == positions[-1]
-        label = f"{(position or 0) + 1} {names[position]}"
-        lines.append(_step(made.get(position), label, widest + 3, frame, is_last=is_last))
         step = made.get(position)
+        group = [_step(step, labels[position], widest, frame, is_last=is_last)]
         if step is not None and step.is_failed and step.error is not None:
             edge = "   " if is_last else "│  "
             told = [*wrapped(error_text(step.error), frame.width - 7), *stack_lines(step.error)]
-            lines += (line((edge, "dim"), "    ", (one, "red")) for one in told)
+            group += (line((edge, "dim"), "    ", (one, "red")) for one in told)
+        groups.append(group)
+    done_first = [position in made and made[position].is_success for position in positions]
+    focus = done_first.index(False) if False in done_first else len(groups) - 1
+    lines += _around(groups, focus, frame.height - 1)
     if run.error is not None and not any(step.error is not None for step in steps):
         lines += _error(run, frame.width)
+    return lines
+
+
+def _around(groups: Sequence[Lines], focus: int, room: int) -> Lines:
+    """As many of the steps as fit: the one that matters now, what follows, what was before."""
+    if sum(map(len, groups)) <= room:
+        return [one for group in groups for one in group]
+    begin = end = max(0, focus)
+    room -= 2  # for what is left out above and below
+    while end < len(groups) and (end == begin or len(groups[end]) <= room):
+        room -= len(groups[end])
+        end += 1
+    while begin > 0 and len(groups[begin - 1]) <= room:
+        begin -= 1
+        room -= len(groups[begin])
+    lines = [one for group in groups[begin:end] for one in group]
+    if begin:
+        lines.insert(0, line((f"├─ … {begin:,} before", "dim")))
+    if end < len(groups):
+        lines.append(line((f"└─ … and {len(groups) - end:,} more", "dim")))
     return lines
 
 

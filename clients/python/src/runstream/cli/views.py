@@ -193,7 +193,10 @@ class JobView(RunView):
         if self.run is None:
             return []
         steps = [self._steps[position] for position in sorted(self._steps)]
-        lines = picture.job_lines(self.run, steps, self._plan, self._name, frame)
+        # The changes have their share, however many steps there are.
+        less = 0 if self._history is None else min(10, frame.height // 2)
+        tree = picture.shorter(frame, less)
+        lines = picture.job_lines(self.run, steps, self._plan, self._name, tree)
         if self._history is None:
             return lines
         lines.append(line())
