@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -398,6 +398,19 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         return all(have) if self.match is Match.ALL else any(have)
 
 
+class ListKey(NamedTuple):
+    """A run's place in a list, the newest first: it never changes."""
+
+    created_at: datetime
+    number: int
+    """Of runs made in one moment, the higher is the newer."""
+
+
+def list_key(run: Run) -> ListKey:
+    """Where the run stands in lists."""
+    return ListKey(run.created_at, run.number)
+
+
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A page of a list of runs, newest first."""
 
@@ -411,8 +424,8 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     created_after: datetime | None = None
     created_before: datetime | None = None
     limit: int = 50
-    after: int | None = None
-    """The `number` of the last run of the page before."""
+    after: ListKey | None = None
+    """The last run of the page before."""
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -443,7 +456,7 @@ class SnapshotPage(msgspec.Struct, frozen=True, kw_only=True):
     runs: Sequence[Run]
     horizon: Horizon
     epoch: str
-    next: int | None
+    next: ListKey | None
     """Give it as `after` for the next page; None: this was the last."""
     found: bool = True
     """For a selection by one run or batch or job run: whether that exists."""

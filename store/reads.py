@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from store import batches as batch_reads
-from store import changes
+from store import bulk, changes, newest
 from store.commands import is_id
 from store.errors import NotFound
-from store.jsonvalue import is_text
 from store.model import (
     Batch,
     Change,
     Horizon,
+    ListKey,
     LogPage,
-    Match,
     Run,
     RunQuery,
     Selection,
     SnapshotPage,
+    list_key,
 )
+from store.newest import Wanted
 from store.rows import WHOLE, run_of
-from store.tables import run_tags, runs
+from store.tables import runs
 
 
 def get(connection: Connection, project: str, run_id: str) -> Run:
@@ -58,29 +59,48 @@ def history(
     return changes.history(connection, run_id, after_version, limit)
 
 
-def page(connection: Connection, query: RunQuery) -> tuple[list[Run], int | None]:
+def page(connection: Connection, query: RunQuery) -> tuple[list[Run], ListKey | None]:
     """A page of runs, newest first, and the `after` of the next."""
-    found = sa.select(*WHOLE).where(runs.c.project == query.project)
-    if query.statuses:
-        found = found.where(runs.c.status.in_(sorted(status.value for status in query.statuses)))
-    if query.tasks:
-        found = found.where(runs.c.task_identifier.in_(_texts(query.tasks)))
+    wanted = Wanted(
+        project=query.project,
+        statuses=query.statuses or None,
+        tasks=query.tasks or None,
+        tags=query.tags,
+        is_test=query.is_test,
+        created_after=query.created_after,
+        created_before=query.created_before,
+        after=query.after,
+    )
+    among = []
     if query.batch_id is not None:
-        found = found.where(_is(runs.c.batch_id, query.batch_id))
+        among.append(_is(runs.c.batch_id, query.batch_id))
     if query.parent_run_id is not None:
-        found = found.where(_is(runs.c.parent_run_id, query.parent_run_id))
-    if query.is_test is not None:
-        found = found.where(runs.c.is_test.is_(query.is_test))
-    if query.created_after is not None:
-        found = found.where(runs.c.created_at > query.created_after)
-    if query.created_before is not None:
-        found = found.where(runs.c.created_at < query.created_before)
-    found = _tagged(found, query.project, query.tags, Match.ALL)
-    if query.after is not None:
-        found = found.where(runs.c.number < query.after)
-    rows = connection.execute(found.order_by(runs.c.number.desc()).limit(query.limit + 1)).all()
-    some = [run_of(row) for row in rows[: query.limit]]
-    return some, some[-1].number if len(rows) > query.limit else None
+        among.append(_is(runs.c.parent_run_id, query.parent_run_id))
+    return _newest(connection, wanted, among, query.limit)
+
+
+def _newest(
+    connection: Connection,
+    wanted: Wanted,
+    among: Sequence[sa.ColumnElement[bool]],
+    limit: int,
+) -> tuple[list[Run], ListKey | None]:
+    """A page, and where the next begins; `among` is what leaves few by itself."""
+    if among:
+        ids = list(connection.scalars(newest.of_few(wanted, sa.and_(*among), limit + 1)))
+    else:
+        ids = newest.newest(connection, wanted, limit + 1)
+    found = whole(connection, ids[:limit])
+    return found, list_key(found[-1]) if len(ids) > limit else None
+
+
+def whole(connection: Connection, ids: Sequence[str]) -> list[Run]:
+    """The runs with these ids, in their order."""
+    if not ids:
+        return []
+    rows = connection.execute(sa.select(*WHOLE).where(bulk.among(connection, runs.c.id, ids)))
+    found = {row.id: run_of(row) for row in rows}
+    return [found[id] for id in ids]
 
 
 def _is(column: sa.Column[Any], id: str) -> sa.ColumnElement[bool]:
@@ -88,80 +108,41 @@ def _is(column: sa.Column[Any], id: str) -> sa.ColumnElement[bool]:
     return column == id if is_id(id) else sa.false()
 
 
-def _texts(wanted: Iterable[str]) -> list[str]:
-    """Those of the texts that a database can hold."""
-    return sorted(text for text in wanted if is_text(text))
-
-
-def _tagged(
-    found: sa.Select[Any], project: str, tags: Iterable[str], match: Match
-) -> sa.Select[Any]:
-    asked = set(tags)
-    if not asked:
-        return found
-    wanted = _texts(asked)
-    if match is Match.ALL and len(wanted) < len(asked):
-        return found.where(sa.false())
-    if match is Match.ANY:
-        return found.where(
-            runs.c.number.in_(
-                sa.select(run_tags.c.number).where(
-                    run_tags.c.project == project, run_tags.c.tag.in_(wanted)
-                )
-            )
-        )
-    for i, tag in enumerate(wanted):
-        one = run_tags.alias(f"tag_{i}")
-        found = found.join(
-            one,
-            sa.and_(
-                one.c.project == project, one.c.tag == tag, one.c.number == runs.c.number
-            ),
-        )  # fmt: skip
-    return found
-
-
 def snapshot(
-    connection: Connection, selection: Selection, after: int | None, limit: int
+    connection: Connection, selection: Selection, after: ListKey | None, limit: int
 ) -> SnapshotPage:
     """A page of the runs that the selection has at present, newest first."""
     at = changes.now(connection, selection.project)
-    found = _tagged(
-        sa.select(*WHOLE).where(runs.c.project == selection.project),
-        selection.project,
-        selection.tags,
-        selection.match,
-    )
     asked = selection.filter
+    wanted = Wanted(
+        project=selection.project,
+        statuses=asked.statuses,
+        tasks=asked.tasks,
+        tags=selection.tags,
+        match=selection.match,
+        is_test=asked.is_test,
+        created_after=asked.created_after,
+        after=after,
+    )
+    among = []
     if selection.run_id is not None:
-        found = found.where(_is(runs.c.id, selection.run_id))
+        among.append(_is(runs.c.id, selection.run_id))
     if selection.batch_id is not None:
-        found = found.where(_is(runs.c.batch_id, selection.batch_id))
+        among.append(_is(runs.c.batch_id, selection.batch_id))
     if selection.job_run_id is not None:
-        found = found.where(
+        among.append(
             sa.or_(
                 _is(runs.c.id, selection.job_run_id),
                 _is(runs.c.parent_run_id, selection.job_run_id),
             )
         )
-    if asked.tasks is not None:
-        found = found.where(runs.c.task_identifier.in_(_texts(asked.tasks)))
-    if asked.statuses is not None:
-        found = found.where(runs.c.status.in_(sorted(status.value for status in asked.statuses)))
-    if asked.created_after is not None:
-        found = found.where(runs.c.created_at > asked.created_after)
-    if asked.is_test is not None:
-        found = found.where(runs.c.is_test.is_(asked.is_test))
-    if after is not None:
-        found = found.where(runs.c.number < after)
-    rows = connection.execute(found.order_by(runs.c.number.desc()).limit(limit + 1)).all()
-    some = [run_of(row) for row in rows[:limit]]
+    some, following = _newest(connection, wanted, among, limit)
     exists, batch = _target(connection, selection)
     return SnapshotPage(
         runs=some,
         horizon=at.horizon,
         epoch=at.epoch,
-        next=some[-1].number if len(rows) > limit else None,
+        next=following,
         found=exists,
         batch=batch,
     )

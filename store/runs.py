@@ -27,6 +27,7 @@ from store.model import (
     Batch,
     Change,
     Horizon,
+    ListKey,
     LogPage,
     Run,
     RunQuery,
@@ -184,7 +185,7 @@ class RunStore:
         """The run; raises NotFound."""
         return await self.database.read(reads.get, project, run_id)
 
-    async def list_runs(self, query: RunQuery) -> tuple[list[Run], int | None]:
+    async def list_runs(self, query: RunQuery) -> tuple[list[Run], ListKey | None]:
         """A page of runs, newest first, and the `after` of the next page."""
         return await self.database.read(reads.page, query)
 
@@ -209,7 +210,7 @@ class RunStore:
         return await self.database.read(reads.present, project)
 
     async def snapshot(
-        self, selection: Selection, *, after: int | None = None, limit: int
+        self, selection: Selection, *, after: ListKey | None = None, limit: int
     ) -> SnapshotPage:
         """A page of the selection's runs, newest first, with the horizon it was read at."""
         return await self.database.read(reads.snapshot, selection, after, limit)

@@ -24,11 +24,13 @@ from store.model import (
     Facet,
     Group,
     Horizon,
+    ListKey,
     LogPage,
     Run,
     RunStatus,
     Selection,
     SnapshotPage,
+    list_key,
     wire_run,
     wire_value,
 )
@@ -322,7 +324,7 @@ class FakeStore:
         return found
 
     async def snapshot(
-        self, selection: Selection, *, after: int | None = None, limit: int
+        self, selection: Selection, *, after: ListKey | None = None, limit: int
     ) -> SnapshotPage:
         await self._begin_read("snapshot")
         if self.pages_of is not None:
@@ -333,9 +335,10 @@ class FakeStore:
                 for run in self.runs.values()
                 if selection.covers(run)
                 and selection.admits(Facet(run.status, run.tags))
-                and (after is None or run.number < after)
+                and (after is None or list_key(run) < after)
             ),
-            key=lambda run: -run.number,
+            key=list_key,
+            reverse=True,
         )
         batch = None
         found = True
@@ -348,7 +351,7 @@ class FakeStore:
             runs=rows[:limit],
             horizon=self.present(),
             epoch=self.epoch,
-            next=rows[limit - 1].number if len(rows) > limit else None,
+            next=list_key(rows[limit - 1]) if len(rows) > limit else None,
             found=found,
             batch=batch,
         )

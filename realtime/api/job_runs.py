@@ -11,8 +11,7 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from realtime.api.bodies import Limit, NoBody, body_limit
-from realtime.api.paging import opaque, place_of
-from realtime.api.problems import bad_request
+from realtime.api.paging import list_key_of, opaque, place_of
 from realtime.api.requests import AwareTime
 from realtime.api.routing import SMALL, Call, Operation, Resource, answer, run_of, shown
 from realtime.auth import RUN_TOKEN_S, Forbidden, Grant
@@ -271,7 +270,7 @@ async def list_all(call: Call) -> Response:
             created_after=query.created_after,
             created_before=query.created_before,
             limit=query.limit,
-            after=_number(query.after),
+            after=list_key_of(query.after),
         )
     )
     return answer(
@@ -280,13 +279,6 @@ async def list_all(call: Call) -> Response:
             "next": opaque(following),
         }
     )
-
-
-def _number(after: str | None) -> int | None:
-    number = place_of(after, int)
-    if number is not None and not 0 < number < 2**63:
-        raise bad_request("after: is not the next of a page")
-    return number
 
 
 async def readable_job_run(call: Call, run_id: str) -> JobRun:

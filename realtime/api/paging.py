@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from realtime.api.bodies import Limit
 from realtime.api.problems import bad_request
+from store.model import ListKey
 
 T = TypeVar("T")
 
@@ -34,6 +35,18 @@ def place_of(after: str | None, kind: type[T]) -> T | None:
     except (ValueError, OverflowError, RecursionError):
         raise bad_request("after: is not the next of a page") from None
     return place
+
+
+def list_key_of(after: str | None) -> ListKey | None:
+    """The same in a list of runs."""
+    place = place_of(after, ListKey)
+    # One that no run can have is none that was given out, and the databases would stumble at it.
+    if place is not None and not (0 < place.number < 2**63 and place.created_at.year >= _FIRST):
+        raise bad_request("after: is not the next of a page")
+    return place
+
+
+_FIRST: Final = 1970
 
 
 def opaque(place: Any) -> str | None:

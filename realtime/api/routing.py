@@ -30,7 +30,7 @@ from store.commands import Command, Done, Limits, Submission
 from store.errors import StoreError
 from store.jobs.definitions import Definitions
 from store.jobs.runs import JobRuns
-from store.model import Batch, Change, Run, RunQuery, wire_run
+from store.model import Batch, Change, ListKey, Run, RunQuery, wire_run
 from store.once import Key
 from store.webhooks import Webhooks
 
@@ -76,7 +76,7 @@ class Store(Protocol):
 
     async def get_run(self, project: str, run_id: str) -> Run: ...
 
-    async def list_runs(self, query: RunQuery) -> tuple[list[Run], int | None]: ...
+    async def list_runs(self, query: RunQuery) -> tuple[list[Run], ListKey | None]: ...
 
     async def history(
         self, project: str, run_id: str, after_version: int, limit: int

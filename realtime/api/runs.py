@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -26,7 +24,8 @@ from realtime.api.bodies import (
     UpdateItem,
     body_limit,
 )
-from realtime.api.problems import FieldError, Problem, bad_request, unprocessable
+from realtime.api.paging import list_key_of, opaque
+from realtime.api.problems import FieldError, Problem, unprocessable
 from realtime.api.requests import fit
 from realtime.api.routing import (
     SMALL,
@@ -125,30 +124,15 @@ async def list_all(call: Call) -> Response:
             created_after=query.created_after,
             created_before=query.created_before,
             limit=query.limit,
-            after=None if query.after is None else _number(query.after),
+            after=list_key_of(query.after),
         )
     )
     return answer(
         {
             "data": [shown(run, grant) for run in runs if grant.reads(run)],
-            "next": None if after is None else _opaque(after),
+            "next": opaque(after),
         }
     )
-
-
-def _opaque(number: int) -> str:
-    return base64.urlsafe_b64encode(b"n%d" % number).rstrip(b"=").decode()
-
-
-def _number(after: str) -> int:
-    try:
-        raw = base64.b64decode(after + "=" * (-len(after) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raw = b""
-    digits = raw[1:]
-    if raw[:1] != b"n" or not digits.isdigit() or not 1 <= len(digits) <= 18:
-        raise bad_request("after: is not the next of a page")
-    return int(digits)
 
 
 async def update(call: Call) -> Response:

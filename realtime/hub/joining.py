@@ -25,6 +25,7 @@ from store.model import (
     Facet,
     Group,
     Horizon,
+    ListKey,
     LogPage,
     Run,
     RunStatus,
@@ -286,7 +287,7 @@ class _Joining:
                 self._note_end(run)
         await self._go_live(first, truncated=truncated)
 
-    async def _snapshot_page(self, after: int | None, limit: int) -> SnapshotPage:
+    async def _snapshot_page(self, after: ListKey | None, limit: int) -> SnapshotPage:
         selection = self._member.wish.selection
         return await self._read(
             ("snapshot", selection, after, limit),

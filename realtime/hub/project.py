@@ -34,6 +34,7 @@ from store.model import (
     ChangeKind,
     Group,
     Horizon,
+    ListKey,
     LogPage,
     Selection,
     SnapshotPage,
@@ -55,7 +56,7 @@ class Store(TailStore, Protocol):
     """What the hub reads. Everything raises Unavailable while the database is away."""
 
     async def snapshot(
-        self, selection: Selection, *, after: int | None = None, limit: int
+        self, selection: Selection, *, after: ListKey | None = None, limit: int
     ) -> SnapshotPage: ...
 
     async def payloads(self, project: str, run_ids: Sequence[str]) -> dict[str, Any]: ...

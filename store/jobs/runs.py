@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from store import changes
+from store.bulk import among
 from store.engine import Database
 from store.errors import NotFound
 from store.jobs import rows as job_rows
-from store.model import Change, JobRun, Run, RunStatus
+from store.model import Change, JobRun, ListKey, Run, RunStatus, list_key
+from store.newest import Wanted, newest
 from store.rows import WHOLE, run_of
 from store.tables import changes as log
-from store.tables import run_tags, runs
+from store.tables import runs
 
 
 class JobRunQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,8 +33,8 @@ class JobRunQuery(msgspec.Struct, frozen=True, kw_only=True):
     created_after: datetime | None = None
     created_before: datetime | None = None
     limit: int = 50
-    after: int | None = None
-    """The `number` of the last job run of the page before."""
+    after: ListKey | None = None
+    """The last job run of the page before."""
 
 
 class Moment(NamedTuple):
@@ -64,7 +66,7 @@ class JobRuns:
         """The job run; raises NotFound, also for a run that is none."""
         return await self._database.read(get, project, run_id)
 
-    async def list(self, query: JobRunQuery) -> tuple[list[JobRun], int | None]:
+    async def list(self, query: JobRunQuery) -> tuple[list[JobRun], ListKey | None]:
         """A page, newest first, and the `after` of the next."""
         return await self._database.read(page, query)
 
@@ -94,7 +96,7 @@ def _with_steps(connection: Connection, found: Sequence[Run]) -> list[JobRun]:
     steps: dict[str, list[Run]] = {id: [] for id in ids}
     for row in connection.execute(
         sa.select(*WHOLE)
-        .where(runs.c.parent_run_id.in_(ids), runs.c.workflow_id.is_not(None))
+        .where(among(connection, runs.c.parent_run_id, ids), runs.c.workflow_id.is_not(None))
         .order_by(runs.c.parent_run_id, runs.c.position)
     ):
         steps[row.parent_run_id].append(run_of(row))
@@ -110,77 +112,26 @@ def _with_steps(connection: Connection, found: Sequence[Run]) -> list[JobRun]:
     ]
 
 
-def page(connection: Connection, query: JobRunQuery) -> tuple[list[JobRun], int | None]:
+def page(connection: Connection, query: JobRunQuery) -> tuple[list[JobRun], ListKey | None]:
     """A page of job runs, newest first, and the `after` of the next."""
-    if query.tags:
-        wanted = _tagged(query)
-    else:
-        # One scan for each status, of no more rows than are wanted, and these merged: with all
-        # statuses in one condition no index has the rows in the order in which they are wanted.
-        parts = [
-            sa.select(_newest(query, status).subquery()) for status in sorted(query.statuses)
-        ] or [_newest(query, None)]
-        every = sa.union_all(*parts).subquery() if len(parts) > 1 else parts[0].subquery()
-        wanted = sa.select(every.c.number).order_by(every.c.number.desc()).limit(query.limit + 1)
-    numbers = list(connection.scalars(wanted))
-    some = numbers[: query.limit]
-    rows = connection.execute(
-        sa.select(*WHOLE)
-        .where(runs.c.project == query.project, runs.c.number.in_(some))
-        .order_by(runs.c.number.desc())
+    wanted = Wanted(
+        project=query.project,
+        statuses=query.statuses or None,
+        # A job run's task is its job: by it, it is found.
+        tasks=None if query.job_id is None else frozenset({query.job_id}),
+        tags=query.tags,
+        is_job_run=True,
+        created_after=query.created_after,
+        created_before=query.created_before,
+        after=query.after,
     )
-    found = _with_steps(connection, [run_of(row) for row in rows])
-    return found, some[-1] if len(numbers) > query.limit else None
-
-
-def _newest(query: JobRunQuery, status: RunStatus | None) -> sa.Select[Any]:
-    """The numbers of the newest that fit, in one status or in whichever."""
-    found = sa.select(runs.c.number).where(
-        runs.c.project == query.project, runs.c.job_id.is_not(None)
-    )
-    if query.job_id is not None:
-        found = found.where(runs.c.job_id == query.job_id)
-    if status is not None:
-        found = found.where(runs.c.status == status.value)
-    if query.after is not None:
-        found = found.where(runs.c.number < query.after)
-    found = _made_when(found, query)
-    return found.order_by(runs.c.number.desc()).limit(query.limit + 1)
-
-
-def _tagged(query: JobRunQuery) -> sa.Select[Any]:
-    """The numbers of the newest that fit, of those with the tags."""
-    first, *others = [run_tags.alias(f"tag_{place}") for place in range(len(set(query.tags)))]
-    found = (
-        sa.select(first.c.number)
-        .join(runs, sa.and_(runs.c.project == query.project, runs.c.number == first.c.number))
-        # Written so that no index on these is thought of: what has a tag is found by the tag, in
-        # the order in which it is wanted, and is then looked at.
-        .where(sa.func.coalesce(runs.c.job_id, "") != "")
-    )
-    if query.job_id is not None:
-        found = found.where(sa.func.coalesce(runs.c.job_id, "") == query.job_id)
-    if query.statuses:
-        statuses = sorted(status.value for status in query.statuses)
-        found = found.where(sa.func.coalesce(runs.c.status, "").in_(statuses))
-    for one in others:
-        found = found.join(
-            one, sa.and_(one.c.project == query.project, one.c.number == first.c.number)
-        )
-    for one, tag in zip((first, *others), sorted(set(query.tags)), strict=True):
-        found = found.where(one.c.project == query.project, one.c.tag == tag)
-    if query.after is not None:
-        found = found.where(first.c.number < query.after)
-    found = _made_when(found, query)
-    return found.order_by(first.c.number.desc()).limit(query.limit + 1)
-
-
-def _made_when(found: sa.Select[Any], query: JobRunQuery) -> sa.Select[Any]:
-    if query.created_after is not None:
-        found = found.where(runs.c.created_at > query.created_after)
-    if query.created_before is not None:
-        found = found.where(runs.c.created_at < query.created_before)
-    return found
+    ids = newest(connection, wanted, query.limit + 1)
+    if not ids:
+        return [], None
+    rows = connection.execute(sa.select(*WHOLE).where(among(connection, runs.c.id, ids)))
+    runs_found = {row.id: run_of(row) for row in rows}
+    some = [runs_found[id] for id in ids[: query.limit]]
+    return _with_steps(connection, some), list_key(some[-1]) if len(ids) > query.limit else None
 
 
 # ------------------------------------------------------------------------------------- timeline

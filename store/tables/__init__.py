@@ -145,13 +145,22 @@ runs = sa.Table(
     sa.Column("lease_s", sa.Integer),
     # When the server's own clock for the present status runs out; heartbeats have their table.
     sa.Column("due_at", UtcTime),
-    sa.Index("runs_number", "project", "number", unique=True),
+    # Lists are in the order of `created_at` and `number`: see store/newest.py.
+    sa.Index("runs_created", "project", "created_at", "number", unique=True),
     sa.Index("runs_batch", "batch_id", "status", sqlite_where=sa.text("batch_id IS NOT NULL"),
              postgresql_where=sa.text("batch_id IS NOT NULL")),
     sa.Index("runs_parent", "parent_run_id", sqlite_where=sa.text("parent_run_id IS NOT NULL"),
              postgresql_where=sa.text("parent_run_id IS NOT NULL")),
-    sa.Index("runs_status", "project", "status", "number"),
-    sa.Index("runs_task", "project", "task_identifier", "number"),
+    sa.Index("runs_status", "project", "status", "created_at", "number"),
+    sa.Index("runs_task", "project", "task_identifier", "status", "created_at", "number"),
+    sa.Index("runs_jobs", "project", "created_at", "number",
+             sqlite_where=sa.text("job_id IS NOT NULL"),
+             postgresql_where=sa.text("job_id IS NOT NULL")),
+    sa.Index("runs_jobs_status", "project", "status", "created_at", "number",
+             sqlite_where=sa.text("job_id IS NOT NULL"),
+             postgresql_where=sa.text("job_id IS NOT NULL")),
+    sa.Index("runs_tests", "project", "created_at", "number",
+             sqlite_where=sa.text("is_test"), postgresql_where=sa.text("is_test")),
     sa.Index("runs_due", "due_at", sqlite_where=sa.text("due_at IS NOT NULL"),
              postgresql_where=sa.text("due_at IS NOT NULL")),
     sa.Index("runs_finished", "finished_at", sqlite_where=sa.text("finished_at IS NOT NULL"),
@@ -163,6 +172,8 @@ run_tags = sa.Table(
     metadata,
     sa.Column("project", sa.Text, primary_key=True),
     sa.Column("tag", sa.Text, primary_key=True),
+    # The run's: it is found by these, and lists by tag are in this order.
+    sa.Column("created_at", UtcTime, primary_key=True),
     sa.Column("number", sa.BigInteger, primary_key=True),
 )
 

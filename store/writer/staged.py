@@ -119,16 +119,27 @@ class Staged:
             new = set(() if run is None else run.tags)
             one = run or before
             assert one is not None
-            added += [(one.project, tag, one.number) for tag in new - old]
-            removed += [(one.project, tag, one.number) for tag in old - new]
+            place = (one.created_at, one.number)
+            added += [(one.project, tag, *place) for tag in new - old]
+            removed += [(one.project, tag, *place) for tag in old - new]
         if removed:
             self._connection.execute(
                 sa.delete(run_tags).where(
-                    sa.tuple_(run_tags.c.project, run_tags.c.tag, run_tags.c.number).in_(removed)
+                    sa.tuple_(
+                        run_tags.c.project,
+                        run_tags.c.tag,
+                        run_tags.c.created_at,
+                        run_tags.c.number,
+                    ).in_(removed)
                 )
             )
         if added:
-            bulk.insert(self._connection, run_tags, ("project", "tag", "number"), sorted(added))
+            bulk.insert(
+                self._connection,
+                run_tags,
+                ("project", "tag", "created_at", "number"),
+                sorted(added),
+            )
 
     def _write_heartbeats(self) -> None:
         begun = []

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from store import RunStore
 from store.broker import Broker, BrokerState, Hint, Listener, Suspicion
 from store.errors import Unavailable
-from store.model import Batch, Horizon, LogPage, Selection, SnapshotPage
+from store.model import Batch, Horizon, ListKey, LogPage, Selection, SnapshotPage
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class GatedStore:
         return await self._gated("horizon", lambda: self._store.horizon(project))
 
     async def snapshot(
-        self, selection: Selection, *, after: int | None = None, limit: int
+        self, selection: Selection, *, after: ListKey | None = None, limit: int
     ) -> SnapshotPage:
         limit = self._at_most(limit)
         return await self._gated(

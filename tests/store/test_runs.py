@@ -35,7 +35,7 @@ from store.errors import (
     Unavailable,
     VersionConflict,
 )
-from store.model import Match, Run, RunQuery, RunStatus, Selection, new_id, wire_run
+from store.model import ListKey, Match, Run, RunQuery, RunStatus, Selection, new_id, wire_run
 from store.runs import RunStore
 from store.tables import run_tags
 from tests.builders import PROJECT, a_create, json_objects, json_values, seconds
@@ -314,7 +314,7 @@ async def test_pages_show_each_run_once_also_when_more_come_meanwhile(
     """Pages by offset would show a run twice for each that came since."""
     made = await a_mixed_lot(store)
     found: list[Run] = []
-    after: int | None = None
+    after: ListKey | None = None
     while True:
         page, after = await store.list_runs(RunQuery(project=PROJECT, limit=limit, after=after))
         found += page
@@ -334,7 +334,7 @@ async def test_a_snapshot_has_the_runs_of_its_selection_in_pages(
     selection = Selection(project=PROJECT, tags=("x", "w"), match=match)
     join = all if match is Match.ALL else any
     found: list[Run] = []
-    after: int | None = None
+    after: ListKey | None = None
     while True:
         page = await store.snapshot(selection, after=after, limit=5)
         found += page.runs
