@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
@@ -145,6 +146,13 @@ class FramesProtocol(WebSocketsSansIOProtocol):
             extensions = cast("dict[str, object]", self.scope["extensions"])
             extensions[EXTENSION] = self._link
 
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            # It was refused over HTTP; uvicorn else takes it for one that was forgotten, and
+            # says so in the log.
+            self.handshake_complete = True
+
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._link is not None:
@@ -263,6 +271,7 @@ class HttpProtocol(HttpToolsProtocol):
     """Whether the connection is another protocol's by now."""
     _message_is_open = False
     """Whether a request has begun that has not been read to its end."""
+    _has_host = False
     _is_carried_out = False
     """Whether that request is the application's already, for all but its body."""
 
@@ -286,6 +295,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._unanswered.clear()
         self.pipeline.clear()
         super().connection_lost(exc)
+        # After a reset uvicorn leaves it running, for a minute, with all that hangs on it.
+        self._unset_keepalive_if_required()
 
     def _wait(self) -> None:
         """From now on it has only so long."""
@@ -327,6 +338,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = True
         self._message_is_open = True
         self._is_carried_out = False
+        self._has_host = False
         self._head_bytes = 0
         extensions = {ABORT_EXTENSION: self.transport.abort}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
@@ -338,6 +350,11 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.headers) >= HEADERS_MAX:
             self._is_too_large = True
             raise ValueError("too many headers")
+        if name.lower() == b"host":
+            if self._has_host:
+                # RFC 9112, 3.2. Who looks at the first and who at the last would see two servers.
+                raise ValueError("more than one Host")
+            self._has_host = True
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:

@@ -43,24 +43,11 @@ class Origins:
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         refused = self._refusal(scope, headers, origin)
-        if refused is not None:
-            await self._refuse(refused, scope, receive, send)
-            return
-        if scope["type"] == "websocket":
-            await self._app(scope, receive, send)
-            return
-        allow = None if origin is None else self._allow_origin(origin)
-        if (
-            allow is not None
-            and scope["method"] == "OPTIONS"
-            and "access-control-request-method" in headers
-        ):
-            response = Response(status_code=204, headers=self._preflight(allow))
-            await response(scope, receive, send)
-            return
+        allow = None if origin is None or refused is not None else self._allow_origin(origin)
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            # A WebSocket that is refused is answered over HTTP too.
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 answer = MutableHeaders(scope=message)
                 # What is sent as JSON is no page, whatever is in it.
                 answer.setdefault("X-Content-Type-Options", "nosniff")
@@ -72,7 +59,19 @@ class Origins:
                     answer["Access-Control-Expose-Headers"] = EXPOSED
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        if refused is not None:
+            await self._refuse(refused, scope, receive, send_with_headers)
+        elif scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+        elif (
+            allow is not None
+            and scope["method"] == "OPTIONS"
+            and "access-control-request-method" in headers
+        ):
+            response = Response(status_code=204, headers=self._preflight(allow))
+            await response(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers, origin: str | None) -> str | None:
         if self._is_open():

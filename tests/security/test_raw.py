@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import json
 import logging
+import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 from websockets.utils import accept_key
 
+from realtime.frames import HttpProtocol
 from tests.realtime.serving import LONG_S, until
 from tests.security.serving import KEY, Serving, serving
 from tests.security.traffic import (
@@ -50,6 +53,7 @@ async def test_what_is_no_request_is_answered_with_a_problem_and_closed(served: 
         b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
         b"GET / HTTP/1.1\r\nX: a\0b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: a\r\n\r\n",
         b"GET http://[ HTTP/1.1\r\nHost: a\r\n\r\n",
         b"CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -141,6 +145,25 @@ async def test_who_asks_much_and_goes_leaves_no_trace_in_the_log(
         await until(lambda: not state.connections, "all are gone")
         await until(lambda: not state.tasks, "all has ended")
     assert [record.getMessage() for record in caplog.records] == []
+
+
+async def test_a_connection_that_is_reset_leaves_nothing(served: Serving) -> None:
+    """Not for the minute either that an idle one is kept: many could be reset in that."""
+
+    def held() -> int:
+        return sum(type(one) is HttpProtocol for one in gc.get_objects())
+
+    for _ in range(30):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        writer.write(request("GET", "/healthz"))
+        await reader.readuntil(b"}")
+        writer.transport.abort()
+    await until(lambda: not served.server.server_state.connections, "all are gone")
+    gc.collect()
+    assert held() < 30
 
 
 # -------------------------------------------------------------------------------------- handshake

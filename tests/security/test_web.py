@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,37 @@ async def test_no_answer_sets_a_cookie_names_the_server_or_is_stored(served: Ser
                     assert headers["x-content-type-options"] == "nosniff", path
                     if method == "GET" and path.startswith("/v1"):
                         assert headers["cache-control"] == "no-store", (path, response)
+
+
+async def test_refusals_have_the_same_headers(
+    served: Serving, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are answers too: of a server without a key to other pages, and to what asks before."""
+    with serving(tmp_path, api_key=None) as free:
+        for headers in ({"Origin": EVIL}, {"Host": "evil.example.com"}):
+            async with free.caller(None) as caller:
+                for method, path in (("GET", "/v1/runs"), ("GET", "/"), ("OPTIONS", "/v1/runs")):
+                    response = await caller.call(method, path, headers=headers)
+                    assert response.status_code == 403
+                    assert response.headers["content-type"] == "application/problem+json"
+                    assert response.headers["x-content-type-options"] == "nosniff"
+                    assert response.headers["cache-control"] == "no-store"
+                    assert "access-control-allow-origin" not in response.headers
+                    if "Origin" in headers:
+                        assert response.headers["vary"] == "Origin"
+        with pytest.raises(InvalidStatus) as refused:
+            async with free.reader(None, headers={"Origin": EVIL}):
+                pass
+        assert refused.value.response.headers["X-Content-Type-Options"] == "nosniff"
+        assert refused.value.response.headers["Cache-Control"] == "no-store"
+        assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x"}
+    async with served.caller(None) as caller:
+        response = await caller.call("OPTIONS", "/v1/runs", headers={"Origin": PAGE, **ask})
+        assert response.status_code == 204
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == "no-store"
+        assert response.headers["access-control-max-age"]
 
 
 async def test_cookies_are_nothing(served: Serving) -> None:
