@@ -73,7 +73,7 @@ def read_settings(given: dict[str, Any]) -> Settings:
 def main() -> None:
     """Runstream: pushes each change of a background job's run to whoever watches it.
 
-    Each option is also an environment variable, RUNSTREAM_….
+    Each option of the server is also an environment variable, RUNSTREAM_…, as its help says.
     """
 
 
@@ -130,7 +130,7 @@ def key() -> None:
 
 _project = click.option(
     "--project", default=DEFAULT_PROJECT, show_default=True, envvar="RUNSTREAM_PROJECT",
-    help="The project; a new name makes a new one.",
+    help="The project; a new name makes a new one. [RUNSTREAM_PROJECT]",
 )  # fmt: skip
 
 
@@ -154,7 +154,10 @@ def key_create(name: str, project: str, read_only: bool, **given: Any) -> None:
 
 
 @key.command("list")
-@click.option("--project", default=None, help="Only this project's.")
+@click.option(
+    "--project", default=None, envvar="RUNSTREAM_PROJECT",
+    help="Only this project's. [RUNSTREAM_PROJECT]",
+)  # fmt: skip
 @settings_options("database")
 def key_list(project: str | None, **given: Any) -> None:
     """List the API keys; the keys themselves are not kept."""

@@ -49,18 +49,36 @@ def serve(settings: Settings) -> None:
 
 def set_up_logging(settings: Settings) -> None:
     """One readable line for each entry, on stderr."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        force=True,
-    )
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(Lines("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[lines], force=True)
     # Never more than this: at debug it writes each WebSocket's headers, and in them its token.
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
     if settings.log_level != "debug":
         # What uvicorn tells of its own coming and going is told here in one line.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+class Lines(logging.Formatter):
+    """An entry is a line, and of a traceback each line is one of text: what a peer has sent may
+    stand in it, and must be neither an entry of its own nor a command to a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return _plain(super().formatMessage(record).rstrip())
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        # Indented, so that no line of it looks like an entry.
+        lines = super().formatException(ei).split("\n")
+        return "\n".join("  " + _plain(line) for line in lines)
+
+
+def _plain(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def announce(settings: Settings, sockets: Sequence[socket.socket]) -> None:

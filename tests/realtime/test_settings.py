@@ -1,8 +1,13 @@
 """Settings are read once, and what cannot be meant is said clearly."""
 
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
-from realtime.settings import Settings, SettingsError, is_loopback
+from realtime.settings import Settings, SettingsError, is_loopback, option
+
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 def test_the_command_line_wins_over_the_environment_and_that_over_the_defaults() -> None:
@@ -121,3 +126,29 @@ def test_several_workers_need_a_port_to_share() -> None:
 def test_only_this_machine_counts_as_loopback(host: str, loopback: bool) -> None:
     """Where nobody has a key, this decides who may do everything."""
     assert is_loopback(host) is loopback
+
+
+def table() -> str:
+    """All settings, as the page for who runs a server has them."""
+    rows = ["| option | default | |", "| --- | --- | --- |"]
+    for each in fields(Settings):
+        match each.default:
+            case None:
+                default = "–"
+            case bool():
+                default = "on" if each.default else "off"
+            case int() if each.default >= 10_000:
+                default = f"{each.default:,}"
+            case float() if each.default.is_integer():
+                default = f"{each.default:.0f}"
+            case tuple():
+                default = ",".join(each.default) or "–"
+            case _:
+                default = str(each.default)
+        rows.append(f"| `{option(each.name)}` | {default} | {each.metadata['help']} |")
+    return "\n".join(rows)
+
+
+def test_the_page_names_every_setting_as_it_is() -> None:
+    """Whoever runs a server looks there; this prints what belongs there."""
+    assert table() in PAGE.read_text(encoding="utf-8"), f"docs/operations.md:\n{table()}"
