@@ -15,7 +15,7 @@ from realtime.api.paging import list_key_of, opaque, place_of
 from realtime.api.requests import AwareTime
 from realtime.api.routing import SMALL, Call, Operation, Resource, answer, run_of, shown
 from realtime.auth import RUN_TOKEN_S, Forbidden, Grant
-from store.commands import CreateRun, DeleteRun, JobOrder, NewRun, UpdateRun
+from store.commands import Command, CreateRun, DeleteRun, JobOrder, NewRun, UpdateRun
 from store.errors import NotFound
 from store.jobs.following import JobRunStatus, status_of, statuses_of
 from store.jobs.runs import JobRunQuery, Moment, spent
@@ -231,7 +231,7 @@ async def create(call: Call) -> Response:
     return await _created(call, command, raw)
 
 
-async def _created(call: Call, command: CreateRun, raw: bytes) -> Response:
+async def _created(call: Call, command: Command, raw: bytes) -> Response:
     # The token is signed with what is at hand before the commit: after it nothing may fail.
     signer = await call.services.authority.signer(call.project)
     done = await call.execute_one(command, raw)
@@ -312,7 +312,11 @@ async def replay(call: Call) -> Response:
     run_id = call.id("run")
     raw = await call.raw_body(SMALL)
     body = call.parse(raw, ReplayBody)
-    old = (await call.store.job_runs.get(call.project, run_id)).run
+    try:
+        old = (await call.store.job_runs.get(call.project, run_id)).run
+    except NotFound:
+        # What was asked before with the same key gets its first answer.
+        return await _created(call, UpdateRun(project=call.project, run_id=run_id), raw)
     assert old.job_id is not None
     command = CreateRun(
         project=call.project,

@@ -77,7 +77,7 @@ async def create(call: Call) -> Response:
     return await _created(call, command, raw)
 
 
-async def _created(call: Call, command: CreateRun, raw: bytes = b"") -> Response:
+async def _created(call: Call, command: Command, raw: bytes = b"") -> Response:
     # The token is signed with what is at hand before the commit: after it nothing may fail.
     signer = await call.services.authority.signer(call.project)
     done = await call.execute_one(command, raw)
@@ -175,11 +175,20 @@ async def cancel(call: Call) -> Response:
     )
 
 
+def first_answer_of(call: Call, run_id: str) -> Command:
+    """A command that a run which is not there refuses. But what was asked before with the same
+    `Idempotency-Key` gets its first answer, also if the run was deleted since."""
+    return UpdateRun(project=call.project, run_id=run_id)
+
+
 async def replay(call: Call) -> Response:
     call.writer()
     run_id = call.id("run")
     await call.no_body()
-    old = await call.store.get_run(call.project, run_id)
+    try:
+        old = await call.store.get_run(call.project, run_id)
+    except NotFound:
+        return await _created(call, first_answer_of(call, run_id))
     command = CreateRun(
         project=call.project,
         run_id=new_id("run"),

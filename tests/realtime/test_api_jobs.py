@@ -243,6 +243,18 @@ async def test_replay_takes_the_snapshot_or_the_job_of_today(api: Caller) -> Non
     assert_problem(await api.post(path, {"from": "yesterday"}), 422, "unprocessable")
 
 
+async def test_a_replay_is_done_once_also_if_the_old_job_run_is_gone(api: Caller) -> None:
+    old = await a_job_run(api)
+    assert (await api.post(f"/v1/job-runs/{old['id']}/cancel")).status_code == 200
+    path, key = f"/v1/job-runs/{old['id']}/replay", {"Idempotency-Key": f"replay {old['id']}"}
+    first = await api.post(path, headers=key)
+    assert first.status_code == 201
+    assert (await api.delete(f"/v1/job-runs/{old['id']}")).status_code == 204
+    again = await api.post(path, headers=key)
+    assert (again.status_code, again.json()["id"]) == (201, first.json()["id"])
+    assert_problem(await api.post(path), 404, "not_found")
+
+
 async def test_job_runs_are_listed_with_filters_and_pages(api: Caller) -> None:
     job = await a_job(api, "one")
     made_ = [

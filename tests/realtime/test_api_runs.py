@@ -294,6 +294,22 @@ async def test_cancel_replay_and_heartbeat(api: Caller) -> None:
     assert_problem(response, 422, "unprocessable")
 
 
+async def test_a_replay_is_done_once_also_if_the_old_run_is_gone(api: Caller) -> None:
+    """Whoever did not hear the answer asks again; meanwhile somebody may have tidied up."""
+    run = await api.run("job", status="EXECUTING")
+    await api.patch(f"/v1/runs/{run['id']}", {"status": "COMPLETED"})
+    key = {"Idempotency-Key": f"replay {run['id']}"}
+    first = await api.post(f"/v1/runs/{run['id']}/replay", headers=key)
+    assert first.status_code == 201
+    assert (await api.call("DELETE", f"/v1/runs/{run['id']}")).status_code == 204
+    again = await api.post(f"/v1/runs/{run['id']}/replay", headers=key)
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert "runstream-token" in again.headers
+    for headers in ({}, {"Idempotency-Key": f"another {run['id']}"}):
+        response = await api.post(f"/v1/runs/{run['id']}/replay", headers=headers)
+        assert_problem(response, 404, "not_found")
+
+
 async def test_a_replay_lies_outside_the_batch_and_has_no_parent(api: Caller) -> None:
     """A complete batch stays complete."""
     batch = (await api.post("/v1/batches", {"items": [{"taskIdentifier": "a"}]})).json()
