@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import httpx2
 import pytest
+import pytest_asyncio
 from playwright.async_api import (
     Browser,
     BrowserContext,
@@ -70,12 +71,32 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_sep("!", reason, red=True, bold=True)
 
 
-@pytest.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    """The machine's Chromium, as new: it shares nothing with any other test."""
+class Chromium:
+    """The machine's Chromium, started once; each page of a test is in a window of its own, which
+    shares nothing with any other."""
+
+    def __init__(self, start: Callable[[], Awaitable[Browser]]) -> None:
+        self._start = start
+        self._browser: Browser | None = None
+
+    async def window(self, **options: Any) -> BrowserContext:
+        # One that a test has broken is no reason for the next to fail.
+        if self._browser is None or not self._browser.is_connected():
+            self._browser = await self._start()
+        return await self._browser.new_context(**options)
+
+    async def close(self) -> None:
+        if self._browser is not None:
+            await self._browser.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Chromium]:
     assert CHROMIUM is not None
     async with start_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = Chromium(
+            lambda: playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        )
         yield browser
         await browser.close()
 
@@ -112,8 +133,8 @@ class Watched:
 OpenPage = Callable[..., Awaitable[Watched]]
 
 
-@pytest.fixture
-async def open_page(browser: Browser) -> AsyncIterator[OpenPage]:
+@pytest_asyncio.fixture(loop_scope="session")
+async def open_page(browser: Chromium) -> AsyncIterator[OpenPage]:
     """Opens pages, each in a window of its own, and looks at the end what they have logged."""
     opened: list[tuple[Watched, BrowserContext]] = []
 
@@ -121,7 +142,7 @@ async def open_page(browser: Browser) -> AsyncIterator[OpenPage]:
         options.setdefault("viewport", {"width": 1280, "height": 800})
         prepare = options.pop("prepare", None)
         origins = (url, *options.pop("origins", ()))
-        context = await browser.new_context(**options)
+        context = await browser.window(**options)
         context.set_default_timeout(15_000)
         watched = Watched(await context.new_page(), origins)
         opened.append((watched, context))
@@ -171,7 +192,7 @@ def open_server(start_server: Callable[..., Server], sqlite_url: str) -> Server:
     return start_server(sqlite_url, api_key=None)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def api(open_server: Server) -> AsyncIterator[Api]:
     api = Api(open_server.url, None)
     yield api
@@ -183,7 +204,7 @@ def keyed_server(start_server: Callable[..., Server], sqlite_url: str) -> Server
     return start_server(sqlite_url)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def keyed_api(keyed_server: Server) -> AsyncIterator[Api]:
     api = Api(keyed_server.url, API_KEY)
     yield api

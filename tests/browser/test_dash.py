@@ -16,6 +16,8 @@ from tests.faults import Proxy
 from tests.processes import API_KEY, Server
 from tests.servers import Valkey
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 LIVE_S = 15_000
 # What else this machine does at the same time is measured, too: it is given a second chance.
 TRIES = 3
@@ -189,14 +191,20 @@ async def test_a_tab_that_was_hidden_for_long_is_right_when_it_is_shown(
 async def test_without_redis_the_page_stays_live(
     start_server: Callable[..., Server], sqlite_url: str, valkey: Valkey, open_page: OpenPage
 ) -> None:
-    server = start_server(sqlite_url, valkey.url, api_key=None)
-    api = Api(server.url, None)
+    """What changes through another gateway then comes out of the log, and is no less right."""
+    mine, other = (start_server(sqlite_url, valkey.url, api_key=None) for _ in range(2))
+    api = Api(other.url, None)
     run = await api.a_run(status="EXECUTING")
-    page = (await open_page(server.url)).page
+    page = (await open_page(mine.url)).page
     await is_live(page)
+    await expect(row(page, run)).to_be_visible()
     await asyncio.to_thread(valkey.kill)
     await api.update(run, metadata={"progress": 0.25})
     await expect(row(page, run)).to_contain_text("25 %")
+    await is_live(page)
+    await asyncio.to_thread(valkey.start)
+    await api.update(run, metadata={"progress": 0.75})
+    await expect(row(page, run)).to_contain_text("75 %")
     await is_live(page)
     await api.client.aclose()
 

@@ -6,13 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import pytest
 from playwright.async_api import expect
 
 from tests.browser.conftest import Api, OpenPage, StartExample, serve
 from tests.node import CLIENT, MODULES, ROOT, environment, install, run
 from tests.processes import API_KEY, Server
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 EXAMPLES = ROOT / "examples"
 
@@ -107,21 +109,3 @@ async def test_the_agent_thinks_aloud(open_server: Server, api: Api, open_page: 
         printed, _ = agent.communicate(timeout=10)
     assert agent.returncode == 0
     assert "the red goes on." in printed
-
-
-def test_the_page_in_the_readme_and_the_guide_is_the_example() -> None:
-    """README.md shows what is tested here, line by line."""
-    page = (EXAMPLES / "page" / "index.html").read_text(encoding="utf-8")
-    for told in ("README.md", "docs/guides/live-page.md"):
-        text = (ROOT / told).read_text(encoding="utf-8")
-        lines = [line.strip() for line in text.splitlines()]
-        assert "\n".join(line.strip() for line in page.splitlines()) in "\n".join(lines), told
-
-
-def test_every_example_is_told_of() -> None:
-    told = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    there: list[Any] = [
-        path for path in EXAMPLES.iterdir() if path.suffix == ".py" or path.is_dir()
-    ]
-    for path in there:
-        assert path.name in told

@@ -16,6 +16,8 @@ from tests.browser.conftest import Api, OpenPage
 from tests.node import ROOT
 from tests.processes import Process, Server
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 GUIDE: Final = ROOT / "docs" / "guides" / "behind-a-proxy.md"
 
 

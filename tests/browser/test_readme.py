@@ -14,6 +14,8 @@ from tests.browser.conftest import OpenPage, StartExample, serve
 from tests.node import ROOT
 from tests.processes import Process
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 
 class Demo(Process):
     """The demo, which stays until it is ended."""
