@@ -84,7 +84,7 @@ export class BatchPage {
           <h1>${completedAt ? "Complete" : sealedAt ? "In progress" : "Open"} <span class="muted">${number(final)} of ${number(size)} over</span></h1>
           <p class="ids"><code>${batch.id}</code></p>
         </div>
-        <dl class="facts inline"><dt>Made</dt><dd>${full(createdAt)}</dd><dt>${completedAt ? "Took" : "Since"}</dt><dd>${duration(took)}</dd></dl>
+        <dl class="facts inline"><div><dt>Made</dt><dd>${full(createdAt)}</dd></div><div><dt>${completedAt ? "Took" : "Running for"}</dt><dd>${duration(took)}</dd></div></dl>
       </header>
       <section class="batch" aria-label="Progress">
         ${stacked(parts, `${final} of ${size} runs are over`)}

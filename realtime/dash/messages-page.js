@@ -57,7 +57,7 @@ export class MessagesPage {
     return html`<div class="page messages">
       <header class="page-head slim"><div><h1>Messages</h1><p class="muted">The WebSocket messages of this page, the newest first; tokens are left out.</p></div></header>
       <dl class="facts inline stats">
-        ${Object.entries(stats).map(([name, count]) => html`<dt>${name.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)}</dt><dd>${count}</dd>`)}
+        ${Object.entries(stats).map(([name, count]) => html`<div><dt>${name.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)}</dt><dd>${count}</dd></div>`)}
       </dl>
       <search class="filters" aria-label="Filter messages">
         <label class="field"><span>Text</span><input type="search" placeholder="type, run id, anything …" @input=${(/** @type {any} */ { target }) => {

@@ -7,6 +7,8 @@ export class Plot {
   #plot;
   /** @type {HTMLElement | undefined} */
   #place;
+  /** @type {number[]} */
+  #rates = [];
   #observer = new ResizeObserver(() => this.#resize());
 
   constructor() {
@@ -27,6 +29,7 @@ export class Plot {
       this.#plot = undefined;
       this.#observer.observe(place);
     }
+    this.#rates = rates;
     const seconds = rates.map((_, n) => n - rates.length + 1);
     if (this.#plot) this.#plot.setData([seconds, rates]);
     else if (place.clientWidth) this.#plot = new uPlot(this.#options(place), [seconds, rates], place);
@@ -42,6 +45,7 @@ export class Plot {
   #rebuild = () => {
     this.#plot?.destroy();
     this.#plot = undefined;
+    if (this.#place?.isConnected) this.draw(this.#place, this.#rates);
   };
 
   #resize() {

@@ -183,8 +183,7 @@ export class RunPage {
         ${spans.map(({ status, from, to, attempt }, n) => {
           const failed = transitions[n]?.error;
           return html`<li class=${lookOf(status).tone}>
-            ${badge(status)}
-            ${status === "EXECUTING" ? html`<span class="muted">attempt ${attempt}</span>` : nothing}
+            <span class="what">${badge(status)}${status === "EXECUTING" ? html`<span class="muted">attempt ${attempt}</span>` : nothing}</span>
             <time datetime=${new Date(from).toISOString()} title=${full(new Date(from).toISOString())}>${clock(from)}</time>
             <span class="for">${to === undefined && run.isFinal ? "" : duration((to ?? now) - from)}</span>
             ${failed?.message && status === "REATTEMPTING" ? html`<span class="bad wide">${failed.name}: ${failed.message}</span>` : nothing}
