@@ -719,12 +719,21 @@ export class Session {
   /** @param {Stream[]} streams */
   #join(streams) {
     this.#send(
-      streams.map((stream) => {
+      streams.flatMap((stream) => {
         // The lowest that is free, since servers build one frame for all who use the same id.
         let id = 1;
         while (this.#byId.has(id) || this.#leaving.has(id)) id++;
+        const message = stream.joining(id);
+        if (bytes(message) > this.maxMessageBytes) {
+          // The server would close the socket, for all streams, again and again.
+          stream.fail(new RunstreamError("bad_request", "the subscription is longer than the server takes"));
+          this.streams.delete(stream);
+          if (!this.streams.size) this.#idleAt = this.#heardAt + this.#timing.lingerMs;
+          this.#effects.push({ do: "wake", streams: [stream] });
+          return [];
+        }
         this.#byId.set(id, stream);
-        return stream.joining(id);
+        return [message];
       }),
     );
   }
@@ -774,6 +783,11 @@ export class Session {
     this.#effects = [];
     return effects;
   }
+}
+
+/** @param {any} message */
+function bytes(message) {
+  return new TextEncoder().encode(JSON.stringify(message)).length;
 }
 
 /** @param {number | undefined} at @param {number} now */

@@ -469,6 +469,17 @@ test("a close says whether to come back: from the cursor, patiently, or not at a
   }
 });
 
+test("what is longer than the server takes is refused here, and costs nobody else the socket", async () => {
+  const world = aWorld();
+  const small = world.runs.subscribeToRun("run_1");
+  small.subscribe(() => {});
+  const tasks = Array.from({ length: 9_000 }, (_, n) => `task-${n}`);
+  const { over } = taken(world.runs.subscribeToRuns({ tasks }));
+  world.socket.opens();
+  await assert.rejects(over, { code: "bad_request" });
+  assert.deepEqual(world.socket.taken(), [{ type: "subscribeToRun", id: 1, runId: "run_1" }]);
+});
+
 test("a signal ends whatever it was given to, whenever it comes", async () => {
   const world = aWorld();
   const controller = new AbortController();
