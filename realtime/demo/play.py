@@ -42,7 +42,7 @@ async def play(*, stay: bool) -> None:
                 print(f"\n{url} stays, with a few runs at a time, until Ctrl-C.", flush=True)
                 await _work(url, folder, "--again")
             else:
-                print("\nTo look at its page, let it stay: make demo STAY=1")
+                print("\nTo look at its page, let it stay: make demo STAY=1, or realtime demo --stay")
 
 
 async def _watched(client: Runstream, url: str, folder: Path) -> Watch:
