@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +12,7 @@ from realtime.api.requests import AwareTime
 from store.commands import MetadataOp, MetadataTarget, NewRun, UpdateRun
 from store.model import Run, RunStatus
 
-Seconds = Annotated[float, Meta(ge=0, le=2**31)]
+Seconds = Annotated[float, Meta(ge=0, le=2**31 - 1)]
 
 
 class NewRunBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
@@ -39,13 +38,10 @@ class NewRunBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
 
     def new_run(self, batch_id: str | None = None, path: str = "") -> NewRun:
         """As the store takes it. Raises 422."""
-        delay_until = self.delay_until
-        if self.delay is not None:
-            if delay_until is not None:
-                raise unprocessable(
-                    [FieldError(f"{path}delay", "does not go together with delayUntil")]
-                )
-            delay_until = datetime.now(UTC) + timedelta(seconds=self.delay)
+        if self.delay is not None and self.delay_until is not None:
+            raise unprocessable(
+                [FieldError(f"{path}delay", "does not go together with delayUntil")]
+            )
         if batch_id is not None and self.batch_id not in (None, batch_id):
             raise unprocessable([FieldError(f"{path}batchId", "is another batch")])
         return NewRun(
@@ -54,7 +50,8 @@ class NewRunBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
             tags=self.tags,
             metadata=self.metadata,
             idempotency_key=self.idempotency_key,
-            delay_until=delay_until,
+            delay_until=self.delay_until,
+            delay=self.delay,
             ttl=self.ttl,
             max_duration=self.max_duration,
             heartbeat_timeout=self.heartbeat_timeout,

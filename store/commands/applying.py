@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -31,6 +31,9 @@ def create(
     """
     new = command.new
     delayed_until = None if new.delay_until is None else new.delay_until.astimezone(UTC)
+    if new.delay is not None:
+        # By the clock that says when it is due, not by whoever passed the wish on.
+        delayed_until = at + timedelta(seconds=new.delay)
     if new.status is not None:
         status = new.status
     elif delayed_until is not None and delayed_until > at:

@@ -46,6 +46,8 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     idempotency_key: str | None = None
     delay_until: datetime | None = None
+    delay: float | None = None
+    """Seconds from the moment that it is made, instead of `delay_until`."""
     ttl: int | None = None
     max_duration: int | None = None
     heartbeat_timeout: int | None = None

@@ -100,7 +100,13 @@ def check_new_run(new: NewRun, limits: Limits) -> None:
         raise Invalid("status", f"a run cannot begin as {new.status}")
     if new.delay_until is not None:
         _check_time("delayUntil", new.delay_until)
-    _check_delay(new.status, new.delay_until)
+        if new.delay is not None:
+            raise Invalid("delay", "does not go together with delayUntil")
+    if new.delay is not None and not (
+        type(new.delay) in (int, float) and 0 <= new.delay <= MAX_SECONDS
+    ):
+        raise Invalid("delay", f"must be seconds, from 0 to {MAX_SECONDS}")
+    _check_delay(new.status, new.delay_until is not None or new.delay is not None)
     _check_object("metadata", new.metadata, limits.nesting)
     check_size("metadata", new.metadata, limits.metadata_bytes)
     check_json(new.payload, "payload", limits.nesting)
@@ -117,7 +123,7 @@ def check_update(command: UpdateRun, limits: Limits) -> None:
     delay_until = None if command.delay_until is UNSET else command.delay_until
     if delay_until is not None:
         _check_time("delayUntil", delay_until)
-    _check_delay(None if command.status is UNSET else command.status, delay_until)
+    _check_delay(None if command.status is UNSET else command.status, delay_until is not None)
     _check_tags("addTags", command.add_tags, limits)
     _check_tags("removeTags", command.remove_tags, limits)
     both = set(command.add_tags).intersection(command.remove_tags)
@@ -212,10 +218,10 @@ def _check_time(path: str, at: datetime) -> None:
         raise Invalid(path, "must be a time between 1970 and 9999 with its offset from UTC")
 
 
-def _check_delay(status: RunStatus | None, delay_until: datetime | None) -> None:
-    if status is RunStatus.DELAYED and delay_until is None:
+def _check_delay(status: RunStatus | None, is_delayed: bool) -> None:
+    if status is RunStatus.DELAYED and not is_delayed:
         raise Invalid("delayUntil", "a DELAYED run needs the time it waits for")
-    if delay_until is not None and status not in (None, RunStatus.DELAYED):
+    if is_delayed and status not in (None, RunStatus.DELAYED):
         raise Invalid("status", f"{status} does not go with a delay")
 
 

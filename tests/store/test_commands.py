@@ -145,6 +145,14 @@ def test_work_that_has_begun_already_is_in_its_first_attempt() -> None:
     assert after.duration_ms == 2_000
 
 
+def test_a_relative_delay_counts_from_the_writers_moment() -> None:
+    """A gateway whose clock is ahead or behind must not make it longer or shorter."""
+    run = created(delay=90)
+    assert (run.status, run.delayed_until) == (DELAYED, AT + seconds(90))
+    assert created(delay=0).status is QUEUED
+    assert created(delay=0.5, status=DELAYED).delayed_until == AT + timedelta(seconds=0.5)
+
+
 def test_a_delay_is_kept_in_utc() -> None:
     berlin = timezone(timedelta(hours=1))
     run = created(delay_until=(AT + seconds(60)).astimezone(berlin))
@@ -200,6 +208,12 @@ def test_tags_are_kept_once_in_their_order() -> None:
         ({"status": DELAYED}, "delayUntil"),
         ({"status": EXECUTING, "delay_until": LATER}, "status"),
         ({"status": QUEUED, "delay_until": LATER}, "status"),
+        ({"status": EXECUTING, "delay": 1}, "status"),
+        ({"delay": 1, "delay_until": LATER}, "delay"),
+        ({"delay": -1}, "delay"),
+        ({"delay": 2**31}, "delay"),
+        ({"delay": float("nan")}, "delay"),
+        ({"delay": True}, "delay"),
         ({"status": RunStatus.WAITING_FOR_DEPLOY, "delay_until": LATER}, "status"),
         *(({"status": s}, "status") for s in FINAL),
         ({"status": RunStatus.FROZEN}, "status"),
