@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from realtime.api.problems import FieldError, Problem, bad_request, too_large, unprocessable
 from realtime.limits import PATIENCE_S, Bodies, paced
+from realtime.protocol import in_terms_of_json
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ def fit(value: Any, type_: type[T], *, path: str = "", lax: bool = False) -> T:
 
 def field_error(error: msgspec.ValidationError, below: str = "") -> FieldError:
     """What msgspec says, with the place apart."""
-    message = str(error)
+    message = in_terms_of_json(str(error))
     found = _PLACE.search(message)
     path = ""
     if found:

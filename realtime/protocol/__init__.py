@@ -13,7 +13,7 @@ from realtime.protocol.asked import (
     SubscribeToRunsWithTag,
     Unsubscribe,
 )
-from realtime.protocol.decoding import Refusal, convert, decode
+from realtime.protocol.decoding import Refusal, convert, decode, in_terms_of_json
 from realtime.protocol.fields import (
     Fields,
     brief_run,
@@ -91,6 +91,7 @@ __all__ = [
     "end",
     "error",
     "heartbeat",
+    "in_terms_of_json",
     "live",
     "pong",
     "reconnect",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -48,7 +49,7 @@ def _decode_line(line: bytes) -> ClientMessage | Refusal:
             return _refusal(line, f"JSON may nest {NESTING_MAX} deep")
         return _decoder.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        return _refusal(line, str(error))
+        return _refusal(line, in_terms_of_json(str(error)))
 
 
 def _refusal(line: bytes, detail: str) -> Refusal:
@@ -66,6 +67,37 @@ def _refusal(line: bytes, detail: str) -> Refusal:
     id_ = value.get("id")
     known = type(id_) is int and 0 <= id_ <= ID_MAX
     return Refusal(f"{type_}: {detail}", id_ if known else None)
+
+
+_TIME: Final = "Expected a time like 2026-01-31T12:00:00Z"
+_TERMS: Final = {
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "datetime": "time",
+    "dict": "object",
+    "list": "array",
+    "None": "null",
+}
+
+
+def in_terms_of_json(detail: str) -> str:
+    """What msgspec says does not fit, in the words of whoever wrote JSON."""
+    if detail.startswith("Invalid enum value"):
+        return detail.replace("enum value", "value")
+    if detail.startswith(("Invalid RFC3339", "Expected `datetime` with")):
+        return _TIME + detail[place:] if (place := detail.find(" - at ")) >= 0 else _TIME
+    if not detail.startswith("Expected"):
+        return detail
+    # Types stand between backquotes, as does a place: that begins with a $.
+    return re.sub(
+        r"`([a-z| A-Z]+)`", lambda found: re.sub(r"\w+", _term, found.group()), detail, count=2
+    )
+
+
+def _term(found: re.Match[str]) -> str:
+    return _TERMS.get(found.group(), found.group())
 
 
 def _not_a_message(detail: str) -> Refusal:
@@ -111,5 +143,5 @@ def convert(fields: Mapping[str, Any]) -> AnySubscribe:
     try:
         found: AnySubscribe = msgspec.convert(dict(fields), AnySubscribe, strict=False)
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(in_terms_of_json(str(error))) from None
     return found

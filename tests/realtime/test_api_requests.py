@@ -378,3 +378,36 @@ async def test_no_banner_says_what_runs_here(api: Caller) -> None:
     for path in ("/", "/v1/runs", "/nothing"):
         response = await api.get(path)
         assert not {"server", "x-powered-by"} & set(response.headers)
+
+
+async def test_errors_speak_of_json_and_not_of_python(api: Caller) -> None:
+    """Whoever reads them may never have seen Python."""
+    body = {
+        "taskIdentifier": 1, "tags": "x", "metadata": [], "ttl": "a", "isTest": 1, "delay": "x",
+        "delayUntil": 3, "status": "x", "maxAttempts": 1.5, "idempotencyKey": 5, "str": 1,
+    }  # fmt: skip
+    problem = assert_problem(await api.post("/v1/runs", body), 422, "unprocessable")
+    said = {each["path"]: each["message"] for each in problem["errors"]}
+    assert said == {
+        "taskIdentifier": "Expected string, got integer",
+        "tags": "Expected array, got string",
+        "metadata": "Expected object, got array",
+        "ttl": "Expected integer | null, got string",
+        "isTest": "Expected boolean, got integer",
+        "delay": "Expected number | null, got string",
+        "delayUntil": "Expected time | null, got integer",
+        "status": "Invalid value 'x'",
+        "maxAttempts": "Expected integer, got number",
+        "idempotencyKey": "Expected string | null, got integer",
+        "str": "is not known here",
+    }
+    for time in ("x", "2026-01-01T00:00:00"):
+        response = await api.post("/v1/runs", {"taskIdentifier": "t", "delayUntil": time})
+        problem = assert_problem(response, 422, "unprocessable")
+        assert problem["errors"] == [
+            {"path": "delayUntil", "message": "Expected a time like 2026-01-31T12:00:00Z"}
+        ]
+    response = await api.get("/v1/runs", params={"limit": "x"})
+    detail = assert_problem(response, 400, "bad_request")["detail"]
+    assert "integer" in detail
+    assert "int " not in detail

@@ -276,3 +276,16 @@ def test_a_batch_is_complete_at_the_later_of_its_seal_and_its_last_end() -> None
     assert found["counts"] == {"COMPLETED": 2, "FAILED": 1}
     open_ = msgspec.structs.replace(batch, sealed_at=None)
     assert json.loads(protocol.batch_object(open_, FINAL))["completedAt"] is None
+
+
+def test_refusals_speak_of_json_and_not_of_python() -> None:
+    """Clients are written in many languages."""
+    for line, said in (
+        ('{"type":"subscribeToRun","id":"x","runId":1}', "Expected `integer`, got `string`"),
+        ('{"type":"subscribeToRuns","id":1,"isTest":3}', "Expected `boolean"),
+        ('{"type":"subscribeToRuns","id":1,"createdAfter":"x"}', "Expected a time like 2026"),
+        ('{"type":"subscribeToRuns","id":1,"int":3}', "unknown field `int`"),
+    ):
+        (refusal,) = decode(line)
+        assert isinstance(refusal, Refusal)
+        assert said in refusal.detail
