@@ -376,7 +376,8 @@ class World:
     def kept(self) -> str:
         """The history so far, as it is kept in `seeds/`."""
         name = self.place.set_up.name
-        return json.dumps({"setUp": name, "seed": self.seed, "history": self.history})
+        said = {"setUp": name, "seed": self.seed, "step": len(self.history)}
+        return json.dumps(said | {"history": self.history})
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -717,12 +718,15 @@ class World:
         while not await self._step(slow):
             pass
 
-    async def _step(self, slow: Slow) -> bool:
+    async def _step(self, slow: Slow, *, dies: bool = False) -> bool:
         over = await slow.step()
         if over:
             self.slow.remove(slow)
             if slow.committed is not None:
-                self.place.brokers[0].publish(slow.committed.hints)
+                broker = self.place.brokers[0]
+                broker.dies = dies
+                broker.publish(slow.committed.hints)
+                broker.dies = False
                 await self.arrive()
         return over
 
@@ -792,7 +796,7 @@ async def go_on_slowly(world: World, chance: random.Random) -> None:
             return
     else:
         slow.rolls_back = chance.random() < 0.2
-    await world._step(slow)
+    await world._step(slow, dies=chance.random() < 0.4)
 
 
 @action(1)
@@ -1025,6 +1029,43 @@ async def cut(world: World, chance: random.Random) -> None:
     await client.cut(leave=leave)
 
 
+@action(2)
+async def connect_amid(world: World, chance: random.Random) -> None:
+    """A client goes on from its cursors, or asks for more, while hints arrive turn by turn."""
+    gateway = _gateway(world, chance)
+    client = _client(world, chance, connected=False)
+    if client.connection is None:
+        await client.connect(gateway.hub)
+    else:
+        await subscribe(world, chance)
+    for _ in range(chance.randint(1, 6)):
+        if gateway.broker.waiting:
+            gateway.broker.deliver(0)
+        await world._turn(1)
+
+
+@action(2)
+async def lose_while_owed(world: World, chance: random.Random) -> None:
+    """A client reads nothing for a while, and is lost in the midst of what it is owed."""
+    client = _client(world, chance, connected=True)
+    if client.connection is None or client.hub is None:
+        return
+    client.lags, client.outlet.writable = True, False
+    gateway = next(each for each in world.gateways if each.hub is client.hub)
+    for _ in range(chance.randint(2, 4)):
+        await write(world, chance)
+        while gateway.broker.waiting:
+            gateway.broker.deliver(0)
+        if chance.random() < 0.7:
+            gateway.hub.suspect(None, "test")
+            await world._turn(3)
+            await world._land(chance)
+    client.outlet.writable = True
+    client.connection.writable()
+    await client.cut(leave=chance.randint(0, client.unread))
+    client.lags = False
+
+
 @action(3)
 async def stall(world: World, chance: random.Random) -> None:
     """A client reads nothing any more: its socket's buffers are full."""
@@ -1202,4 +1243,9 @@ def play(place: Place, seed: int, history: Iterator[Step]) -> World:
     return world
 
 
-__all__ = ["ACTIONS", "Place", "SetUp", "Step", "World", "plan", "play"]
+def kept_in(error: BaseException) -> str:
+    """The history that led to a finding, as it is kept in `seeds/`."""
+    return next(note for note in error.__notes__ if note.startswith('{"setUp"'))
+
+
+__all__ = ["ACTIONS", "Place", "SetUp", "Step", "World", "kept_in", "plan", "play"]
