@@ -37,6 +37,11 @@ log = logging.getLogger(__name__)
 
 _RESTART_S: Final = 1.0
 
+TAIL_S: Final = 1.0
+TAIL_ALONE_S: Final = 0.5
+"""Without Redis the tail is how other processes' changes come: they are to take a second at most,
+with the read and the way to the client."""
+
 
 class Runtime:
     """One server process: its parts, from the start until it has drained.
@@ -99,7 +104,11 @@ class Runtime:
         if namespace is None:
             namespace = await database.read(_namespace)
         self._broker = broker = open_broker(
-            settings.redis, namespace=namespace, metrics=self.metrics.broker
+            settings.redis,
+            namespace=namespace,
+            metrics=self.metrics.broker,
+            # Claims and webhooks that wait here for what is done elsewhere.
+            of_others=lambda hints: self.store.told(hints),
         )
         self.store = RunStore(
             database,
@@ -247,6 +256,7 @@ def _hub_settings(settings: Settings) -> HubSettings:
         mailbox_bytes=settings.mailbox_bytes,
         slow_consumer_s=settings.slow_consumer_s,
         replay_changes=settings.replay_changes,
+        tail_s=TAIL_ALONE_S if settings.redis is None else TAIL_S,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -78,6 +78,14 @@ class Listener(Protocol):
         """
 
 
+Told = Callable[[Sequence[Hint]], None]
+"""Who is told, besides the listener, of the hints that other processes published."""
+
+
+def tell_nobody(hints: Sequence[Hint]) -> None:
+    """Nobody is."""
+
+
 class Broker(Protocol):
     """One contract for the memory of one process and for Redis.
 
@@ -118,13 +126,20 @@ class Broker(Protocol):
 
 
 def open_broker(
-    url: str | None, *, namespace: str = "runstream", metrics: BrokerMetrics = NO_METRICS
+    url: str | None,
+    *,
+    namespace: str = "runstream",
+    metrics: BrokerMetrics = NO_METRICS,
+    of_others: Told = tell_nobody,
 ) -> Broker:
     """The broker for that URL, not started; ValueError for a URL that makes no sense.
 
     None or `memory://`: the memory of this process. `redis://`, `rediss://` (TLS): Redis or
     Valkey. `redis+cluster://`, `rediss+cluster://`: sharded pub/sub on a cluster, any of whose
     nodes the URL names.
+
+    `of_others` is called on the event loop with what other processes published about followed
+    projects; those of this process its writer knows of.
 
     Processes hear each other exactly if they share the namespace. Two databases on one Redis
     need two of them: the hints of one mean nothing, or worse, to the readers of the other.
@@ -139,11 +154,13 @@ def open_broker(
         case "redis" | "rediss":
             from store.broker.redis import RedisBroker
 
-            return RedisBroker(str(url), namespace=namespace, metrics=metrics)
+            return RedisBroker(str(url), namespace=namespace, metrics=metrics, of_others=of_others)
         case "redis+cluster" | "rediss+cluster":
             from store.broker.redis import ClusterBroker
 
-            return ClusterBroker(str(url), namespace=namespace, metrics=metrics)
+            return ClusterBroker(
+                str(url), namespace=namespace, metrics=metrics, of_others=of_others
+            )
         case _:
             raise ValueError(
                 f"a broker's URL begins with memory://, redis://, rediss://, redis+cluster:// "

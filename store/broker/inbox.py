@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from store.broker import Hint, Listener, Suspicion
+from store.broker import Hint, Listener, Suspicion, Told, tell_nobody
 from store.broker.metrics import BrokerMetrics
 
 log = logging.getLogger(__name__)
@@ -38,11 +38,13 @@ class Inbox:
         metrics: BrokerMetrics,
         read: Callable[[bytes, bytes], Reading],
         *,
+        of_others: Told = tell_nobody,
         max_messages: int = 100_000,
         max_bytes: int = 32_000_000,
     ) -> None:
         """`read(origin, message)` decodes what `receive` was given; it does not raise."""
         self._metrics = metrics
+        self._of_others = of_others
         self._read = read
         self._max_messages = max_messages
         self._max_bytes = max_bytes
@@ -135,6 +137,11 @@ class Inbox:
             received = self._read_some()
             self._metrics.received(len(received))
             hints += received
+            if received:
+                try:
+                    self._of_others(received)
+                except Exception:
+                    log.exception("whoever waits for others' hints failed")
         suspicions = tuple(self._suspicions)
         self._suspicions.clear()
         if self._messages:

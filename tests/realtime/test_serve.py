@@ -16,6 +16,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from realtime.app import _hub_settings
 from realtime.cli import main
 from realtime.serve import CannotServe, Workers, bind
 from realtime.settings import Settings
@@ -193,3 +194,9 @@ def test_workers_that_cannot_start_end_the_parent_with_the_reason() -> None:
     settings = Settings(workers=2, port=free_port(), database="sqlite:////nowhere/x.db")
     with pytest.raises(CannotServe, match="database"):
         Workers(settings).run()
+
+
+def test_without_redis_the_tail_looks_twice_a_second() -> None:
+    """What other processes do comes by it alone then, and is to take about a second at most."""
+    assert _hub_settings(Settings()).tail_s == 0.5
+    assert _hub_settings(Settings(redis="redis://127.0.0.1")).tail_s == 1.0

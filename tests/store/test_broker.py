@@ -310,6 +310,20 @@ class TestBetweenProcesses:
         assert len(own.hints) == 2
         assert counts.of["received"] == 1
 
+    async def test_who_waits_for_others_is_told_of_theirs_alone(
+        self, url: str, namespace: str
+    ) -> None:
+        """Its own a process knows of when it commits: to be woken twice is to look in vain."""
+        told: list[Hint] = []
+        here = RedisBroker(url, namespace=namespace, tuning=HURRIED, of_others=told.extend)
+        there = RedisBroker(url, namespace=namespace, tuning=HURRIED)
+        async with running(here, "default") as own, running(there, "default") as listener:
+            here.publish([mine := a_hint()])
+            await eventually(lambda: listener.heard(mine))
+            there.publish([theirs := a_hint()])
+            await eventually(lambda: own.heard(mine, theirs))
+        assert [hint.change.run_id for hint in told] == [theirs.change.run_id]
+
     async def test_a_hint_over_the_limit_comes_as_ids(self, url: str, namespace: str) -> None:
         here, there = (RedisBroker(url, namespace=namespace, tuning=HURRIED) for _ in range(2))
         large = a_hint(output="x" * 20_000, tags=("kept",))
@@ -435,6 +449,23 @@ class TestCodec:
         ((body, _),) = pack([encoded], 65_536)
         (hint,) = unpack(body)
         assert (hint.whole, hint.run, hint.change.run_id) == (False, None, run.id)
+
+    @pytest.mark.parametrize("version, whole", [(1, False), (2, True)])
+    def test_a_large_payload_stays_behind_before_all_else_does(
+        self, version: int, whole: bool
+    ) -> None:
+        """It never changes, so whoever needs it can read it at any time, without a fetch of what
+        has changed; but at version 1 it is what has changed."""
+        run = a_run(version=version, payload="x" * 20_000)
+        encoded = encode(Hint(a_change(run, changed={"metadata": {"a": 1}}), run), 16_384)
+        assert encoded is not None
+        ((body, _),) = pack([encoded], 65_536)
+        (hint,) = unpack(body)
+        assert hint.whole is whole
+        if whole:
+            assert hint.run is not None
+            assert (hint.run.payload, hint.run.has_payload) == (None, False)
+            assert hint.change.changed == {"metadata": {"a": 1}}
 
     def test_what_not_even_ids_can_say_is_given_up(self) -> None:
         assert encode(Hint(a_change(run_id="\ud800"), None), 16_384) is None
@@ -572,7 +603,7 @@ class TestInbox:
         inbox.close()
 
     @pytest.mark.parametrize("bound", [{"max_messages": 5}, {"max_bytes": 45}])
-    async def test_more_than_fits_is_thrown_away_and_said(self, bound: dict[str, int]) -> None:
+    async def test_more_than_fits_is_thrown_away_and_said(self, bound: dict[str, Any]) -> None:
         inbox, listener = Inbox(NO_METRICS, self.read, **bound), Recorder()
         inbox.open(listener)
         inbox.follow("p")

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from store.broker import BrokerState, Hint, Listener, Suspicion
+from store.broker import BrokerState, Hint, Listener, Suspicion, Told, tell_nobody
 from store.broker.inbox import Inbox, Reading
 from store.broker.metrics import NO_METRICS, BrokerMetrics
 from store.broker.redis.address import parse_url
@@ -46,6 +46,7 @@ class PubSub(ABC):
         namespace: str = "runstream",
         tuning: Tuning | None = None,
         metrics: BrokerMetrics = NO_METRICS,
+        of_others: Told = tell_nobody,
     ) -> None:
         self._address = parse_url(url)
         self._namespace = namespace
@@ -58,6 +59,7 @@ class PubSub(ABC):
         self._inbox = Inbox(
             metrics,
             self._read,
+            of_others=of_others,
             max_messages=self._tuning.inbox_messages,
             max_bytes=self._tuning.inbox_bytes,
         )
@@ -228,8 +230,11 @@ class RedisBroker(PubSub):
         namespace: str = "runstream",
         tuning: Tuning | None = None,
         metrics: BrokerMetrics = NO_METRICS,
+        of_others: Told = tell_nobody,
     ) -> None:
-        super().__init__(url, namespace=namespace, tuning=tuning, metrics=metrics)
+        super().__init__(
+            url, namespace=namespace, tuning=tuning, metrics=metrics, of_others=of_others
+        )
         self._link = Link(self._address, self, self._tuning, self._metrics, canary=self.canary_of())
 
     def misplaced(self) -> None:

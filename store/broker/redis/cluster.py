@@ -11,6 +11,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
+from store.broker import Told, tell_nobody
 from store.broker.metrics import NO_METRICS, BrokerMetrics
 from store.broker.redis.address import Address
 from store.broker.redis.broker import PubSub
@@ -52,8 +53,11 @@ class ClusterBroker(PubSub):
         namespace: str = "runstream",
         tuning: Tuning | None = None,
         metrics: BrokerMetrics = NO_METRICS,
+        of_others: Told = tell_nobody,
     ) -> None:
-        super().__init__(url, namespace=namespace, tuning=tuning, metrics=metrics)
+        super().__init__(
+            url, namespace=namespace, tuning=tuning, metrics=metrics, of_others=of_others
+        )
         if self._address.db:
             raise ValueError("a Redis Cluster has just one database, number 0")
         self._owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS

@@ -19,8 +19,10 @@ _decoder: Final = msgspec.msgpack.Decoder(list[Hint])
 
 
 def encode(hint: Hint, limit: int) -> bytes | None:
-    """The hint whole if it fits in the limit, else its ids only; None if not even those can be.
+    """The hint whole if it fits in the limit, else without its payload, else its ids only; None if
+    not even those can be.
 
+    Whoever shows a run after its creation knows its payload, or reads it: it never changes.
     JSON knows numbers and texts that MessagePack does not (integers beyond 64 bits, half a
     surrogate pair): such a hint goes out as its ids too, since the fetch can read them.
     """
@@ -28,6 +30,12 @@ def encode(hint: Hint, limit: int) -> bytes | None:
         whole = _encoder.encode(hint)
         if len(whole) <= limit:
             return whole
+        run = hint.run
+        if run is not None and run.has_payload and run.version > 1:
+            lean = msgspec.structs.replace(run, payload=None, has_payload=False)
+            whole = _encoder.encode(msgspec.structs.replace(hint, run=lean))
+            if len(whole) <= limit:
+                return whole
     except (
         msgspec.EncodeError,
         OverflowError,
