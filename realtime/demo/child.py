@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +42,10 @@ def main() -> None:
     if sys.argv[1] == "work":
         from realtime.demo.work import work
 
-        work(sys.argv[2], Path(sys.argv[3]), again="--again" in sys.argv[4:])
+        # Its commands end with it: as after Ctrl-C, each is killed and waited for.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        with suppress(KeyboardInterrupt):
+            work(sys.argv[2], Path(sys.argv[3]), again="--again" in sys.argv[4:])
     else:
         from realtime.cli import main as realtime
 

@@ -25,7 +25,7 @@ ARRIVE_S: Final = 10.0
 async def play(*, stay: bool) -> None:
     """Shows the demo on stdout, and with `stay` has more done until cancelled. Raises DemoFailed."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="runstream-demo-") as name:
+    with tempfile.TemporaryDirectory(prefix="runstream-demo-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         async with _server(folder) as url:
             print(f"A server on SQLite, {url} (a page, too: open it in a browser).")
@@ -42,7 +42,9 @@ async def play(*, stay: bool) -> None:
                 print(f"\n{url} stays, with a few runs at a time, until Ctrl-C.", flush=True)
                 await _work(url, folder, "--again")
             else:
-                print("\nTo look at its page, let it stay: make demo STAY=1, or realtime demo --stay")
+                print(
+                    "\nTo look at its page, let it stay: make demo STAY=1, or realtime demo --stay"
+                )
 
 
 async def _watched(client: Runstream, url: str, folder: Path) -> Watch:

@@ -77,8 +77,7 @@ def test_a_demo_that_stays_ends_well_when_it_is_told_to(tmp_path: Path) -> None:
         stdout=subprocess.PIPE, text=True,
     ) as demo:  # fmt: skip
         assert demo.stdout is not None
-        while "compile-all" not in demo.stdout.readline():
-            pass
+        assert any("compile-all" in line for line in demo.stdout), "it ended before it began"
         demo.send_signal(signal.SIGINT)
         demo.stdout.read()
         assert demo.wait(30) == 0
