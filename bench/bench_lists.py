@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from bench.http import Caller
+from bench.load import cpu_s
 from bench.stats import Spread, table
 from store import bulk
 from store.broker.memory import MemoryBroker
@@ -72,8 +73,9 @@ def main(count: int = RUNS) -> None:
                 postgres.fetch("VACUUM ANALYZE", database=url.rpartition("/")[2], timeout_s=600)
             print(f"### {name}: filled in {time.perf_counter() - began:.0f} s\n", flush=True)
             with Server(url) as server:
-                rows = asyncio.run(measure(server.port, made))
-            print(table(["list", "page", "p50", "p90", "max", "within"], rows), flush=True)
+                database = postgres.pid if url.startswith("postgresql") else None
+                rows = asyncio.run(measure(server, made, database))
+            print(table(HEAD, rows), flush=True)
             print()
 
 
@@ -349,11 +351,19 @@ def _older(row: Row) -> float:
     return -row.created_at.timestamp()
 
 
-async def measure(port: int, made: Sequence[Row]) -> list[list[object]]:
-    """A line for each list, the first page and a later one."""
+HEAD: Final = ("list", "page", "p50", "p90", "max", "CPU", "within")
+
+
+async def measure(server: Server, made: Sequence[Row], database: int | None) -> list[list[object]]:
+    """A line for each list, the first page and a later one.
+
+    CPU is that of the server and of the database's processes, for each call: what a machine that
+    has nothing else to do would take, but for the waits between the two.
+    """
     rows: list[list[object]] = []
     index = Index(made)
-    async with Caller.open(port) as caller:
+    pids = [server.pid] if database is None else [server.pid, database]
+    async with Caller.open(server.port) as caller:
         for path, of_job_runs in (("/v1/job-runs", True), ("/v1/runs", False)):
             for asked in lists(of_job_runs=of_job_runs):
                 fitting = index.fitting(asked, of_job_runs=of_job_runs)
@@ -363,17 +373,19 @@ async def measure(port: int, made: Sequence[Row]) -> list[list[object]]:
                     url = f"{path}?{urlencode(query)}"
                     took_s = []
                     answer: Any = None
+                    spent = sum(map(cpu_s, pids))
                     for _ in range(CALLS):
                         began = time.perf_counter()
                         answer = await caller.call("GET", url)
                         took_s.append(time.perf_counter() - began)
+                    cpu_ms = (sum(map(cpu_s, pids)) - spent) / CALLS * 1_000
                     expected = list(islice(fitting, 50))
                     got = [one["id"] for one in answer["data"]]
                     if got != expected:
                         raise AssertionError(f"{url}: not what fits: {got} for {expected}")
                     ms = Spread.of(took_s).times(1_000)
                     within = ms.p90 <= BUDGET_MS
-                    rows.append([f"{path} {asked}", page, ms.p50, ms.p90, ms.max, within])
+                    rows.append([f"{path} {asked}", page, ms.p50, ms.p90, ms.max, cpu_ms, within])
                     after = answer["next"]
                     if after is None:
                         break

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from store import answers as answer_codec
 from store.broker import Hint
+from store.bulk import among
 from store.commands import (
     ClaimRun,
     Done,
@@ -330,7 +331,7 @@ def _pick(
         free = set(
             connection.scalars(
                 sa.select(runs.c.id)
-                .where(runs.c.id.in_(job_runs))
+                .where(among(connection, runs.c.id, job_runs))
                 .order_by(runs.c.id)
                 .with_for_update(skip_locked=True)
             )

@@ -9,6 +9,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from store import bulk
 from store.commands import JobOrder
 from store.model import Plan, PlannedStep
 from store.tables import runs
@@ -31,7 +32,8 @@ PLANNED = tuple(
 
 def snapshots(connection: Connection, job_run_ids: Iterable[str]) -> dict[str, Snapshot]:
     """What the job runs execute, by id; those that are not there are left out."""
-    rows = connection.execute(sa.select(job_runs).where(job_runs.c.run_id.in_(sorted(job_run_ids))))
+    wanted = bulk.among(connection, job_runs.c.run_id, job_run_ids)
+    rows = connection.execute(sa.select(job_runs).where(wanted))
     return {
         row.run_id: Snapshot(row.config, msgspec.convert(row.plan, Plan)) for row in rows
     }  # fmt: skip
@@ -60,7 +62,7 @@ def ordered(
                       job_workflows.c.workflow_id, *PLANNED)
             .join(job_workflows, job_workflows.c.job_id == jobs.c.id)
             .join(workflows, workflows.c.id == job_workflows.c.workflow_id)
-            .where(jobs.c.id.in_(sorted({order.job_id for _, order in current})))
+            .where(bulk.among(connection, jobs.c.id, {order.job_id for _, order in current}))
             .order_by(jobs.c.id, job_workflows.c.position)
         )  # fmt: skip
         for row in connection.execute(whole):
@@ -79,7 +81,7 @@ def step_ids(connection: Connection, job_run_ids: Iterable[str]) -> dict[str, li
     found: dict[str, list[str]] = {id: [] for id in job_run_ids}
     for row in connection.execute(
         sa.select(runs.c.id, runs.c.parent_run_id)
-        .where(runs.c.parent_run_id.in_(sorted(found)), runs.c.workflow_id.is_not(None))
+        .where(bulk.among(connection, runs.c.parent_run_id, found), runs.c.workflow_id.is_not(None))
         .order_by(runs.c.parent_run_id, runs.c.position)
     ):
         found[row.parent_run_id].append(row.id)
@@ -88,18 +90,10 @@ def step_ids(connection: Connection, job_run_ids: Iterable[str]) -> dict[str, li
 
 def write(connection: Connection, new: dict[str, Snapshot]) -> None:
     """Keeps what new job runs execute."""
-    if new:
-        connection.execute(
-            sa.insert(job_runs),
-            [
-                {
-                    "run_id": id,
-                    "config": snapshot.config,
-                    "plan": msgspec.to_builtins(snapshot.plan),
-                }
-                for id, snapshot in new.items()
-            ],
-        )
+    rows = [
+        (id, snapshot.config, msgspec.to_builtins(snapshot.plan)) for id, snapshot in new.items()
+    ]
+    bulk.insert(connection, job_runs, ("run_id", "config", "plan"), rows)
 
 
 def delete(connection: Connection, job_run_ids: Iterable[str]) -> None:

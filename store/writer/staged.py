@@ -155,24 +155,18 @@ class Staged:
                 continue
             ended.append(id)
             if run.executing_since is not None and clock is not None:
-                begun.append(
-                    {
-                        "run_id": id,
-                        "project": run.project,
-                        "due_at": due(run, clock),
-                        "leased": clock is Timer.LEASE,
-                    }
-                )
+                begun.append((id, run.project, due(run, clock), clock is Timer.LEASE))
         for id in self.deleted:
             before = self._held.runs.get(id)
             if before is not None and beats(before) is not None:
                 ended.append(id)
         if ended:
             self._connection.execute(
-                sa.delete(heartbeats).where(heartbeats.c.run_id.in_(sorted(ended)))
+                sa.delete(heartbeats).where(
+                    bulk.among(self._connection, heartbeats.c.run_id, ended)
+                )
             )
-        if begun:
-            self._connection.execute(sa.insert(heartbeats), begun)
+        bulk.insert(self._connection, heartbeats, ("run_id", "project", "due_at", "leased"), begun)
 
     def _settle_keys(self) -> None:
         """Makes the rows of keys and one-time tokens say what came of those who named them."""
