@@ -43,6 +43,9 @@ KEPT_OF_A_DELETED_RUN: Final = (
 )
 """What a deletion leaves in the log: by it the streams that the run was in are found."""
 
+STATES: Final = 5_000
+"""How many runs are read in one statement."""
+
 
 class _Kept(msgspec.Struct):
     number: int
@@ -260,6 +263,18 @@ def _check_witness(connection: Connection, since: Horizon) -> None:
         raise CannotContinue("epoch")
 
 
+def witnesses(connection: Connection, xmaxes: Sequence[int]) -> dict[int, int]:
+    """SQLite: the witness of the horizon that ends there, where the log still has it."""
+    found: dict[int, int] = {}
+    for start in range(0, len(xmaxes), 500):
+        places = [xmax - 1 for xmax in xmaxes[start : start + 500]]
+        rows = connection.execute(
+            sa.select(changes.c.seq, changes.c.stamp).where(changes.c.seq.in_(places))
+        )
+        found |= {row.seq + 1: row.stamp for row in rows if row.stamp is not None}
+    return found
+
+
 # ---------------------------------------------------------------------------------------- reads
 
 
@@ -360,9 +375,10 @@ def _states(connection: Connection, ids: Iterable[str], payloads: bool) -> dict[
     found: dict[str, Run] = {}
     wanted = list(ids)
     columns = WHOLE if payloads else SLIM
-    for start in range(0, len(wanted), 500):
-        some = wanted[start : start + 500]
-        for row in connection.execute(sa.select(*columns).where(runs.c.id.in_(some))):
+    for start in range(0, len(wanted), STATES):
+        some = wanted[start : start + STATES]
+        these = bulk.among(connection, runs.c.id, some)
+        for row in connection.execute(sa.select(*columns).where(these)):
             found[row.id] = run_of(row)
     return found
 

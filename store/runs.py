@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from store import batches as batch_reads
-from store import reads, timers
+from store import changes, reads, timers
 from store.artifacts import SIZE_MAX, Artifacts
 from store.artifacts.blobs import Blobs
 from store.broker import Broker, Hint
@@ -199,6 +199,10 @@ class RunStore:
         """The batch as it stands; raises NotFound."""
         return await self.database.read(batch_reads.read, project, batch_id)
 
+    async def get_batches(self, project: str, batch_ids: Sequence[str]) -> dict[str, Batch]:
+        """Those of the batches that are there, as they stand, by id."""
+        return await self.database.read(batch_reads.read_several, project, batch_ids)
+
     async def check(self) -> None:
         """Raises Unavailable if the database cannot be read."""
         await self.database.read(_one)
@@ -234,6 +238,12 @@ class RunStore:
         return await self.database.read(
             reads.log, project, since, epoch, after, limit, selection, batches, payloads
         )
+
+    async def witnesses(self, xmaxes: Sequence[int]) -> dict[int, int]:
+        """SQLite: the witness of the horizon that ends there, where the log still has it."""
+        if isinstance(self.database, Sqlite):
+            return await self.database.read(changes.witnesses, xmaxes)
+        return {}
 
     async def payloads(self, project: str, run_ids: Sequence[str]) -> dict[str, Any]:
         """The payloads of those of the runs that are there, by id."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from realtime import protocol
 from realtime.hub.packing import Packing
 from store.broker import BrokerState, Hint, Listener
-from store.errors import CannotContinue, NotFound, Unavailable
+from store.errors import CannotContinue, Unavailable
 from store.lifecycle import FINAL
 from store.model import (
     Batch,
@@ -422,13 +422,14 @@ class FakeStore:
         await self._end_read()
         return found
 
-    async def get_batch(self, project: str, batch_id: str) -> Batch:
+    async def get_batches(self, project: str, batch_ids: Sequence[str]) -> dict[str, Batch]:
         await self._begin_read("batch")
-        if batch_id not in self.batches:
-            raise NotFound("batch", batch_id)
-        batch = self._batch(batch_id)
+        found = {id: self._batch(id) for id in batch_ids if id in self.batches}
         await self._end_read()
-        return batch
+        return found
+
+    async def witnesses(self, xmaxes: Sequence[int]) -> dict[int, int]:
+        return {}
 
     def _batch(self, id: str) -> Batch:
         runs = [run for run in self.runs.values() if run.batch_id == id]

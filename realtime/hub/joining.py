@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, TypeVar
@@ -16,6 +16,7 @@ from realtime.hub.parcel import Parcel
 from realtime.hub.project import SLICE, Project
 from realtime.mailbox import MESSAGE_BYTES
 from realtime.protocol import EndReason, ErrorCode, ResetReason
+from realtime.ring import FIRST_STEP, Ring, meet
 from realtime.session import Member
 from realtime.subscription import Wish
 from store.errors import CannotContinue, Unavailable
@@ -42,6 +43,9 @@ PAGE_RUNS_MAX: Final = 1_000
 PAGE_BYTES: Final = 1_000_000
 """About how much a page of a snapshot should hold; pages are made larger or smaller for it."""
 PAGE_CHANGES: Final = 1_000
+RING_PAGE: Final = 5_000
+OPEN_SHARED: Final = 1_000
+"""Those who share a read may name so many open transactions together."""
 AT_ONCE: Final = 50
 """So few changes are handed over in one go; more wait for the socket, slice by slice."""
 OVERFLOWS: Final = 10
@@ -117,12 +121,12 @@ class _Joining:
         if not await self._look_at_target(cursor):
             return
         project, member = self._project, self._member
-        # No await from here until what the ring has is taken: what is handed on after that is
-        # held back, what was before is in the ring.
         # A run that is over, or gone, may be so by a change that has not been handed on yet: the
         # log has that, the ring has not.
         is_over = self._expected is not None or self._is_missing
-        groups = None if project.ring is None or is_over else project.ring.since(cursor)
+        groups = None if is_over else await self._from_ring(cursor)
+        # No await between the look into the ring and here: what is handed on from now on is held
+        # back, what was before is in the ring.
         if groups is not None and project.horizon is not None:
             horizon = project.horizon
             member.clear_buffer()
@@ -139,6 +143,93 @@ class _Joining:
             return
         await self._go_live(horizon, resumed=True)
         self._services.measures.resumes_total.labels(outcome=outcome).inc()
+
+    async def _from_ring(self, cursor: Cursor) -> Sequence[Group] | None:
+        """What the ring has for the cursor, once it has what it can have; None: ask the log.
+
+        Nothing is awaited after the last look.
+        """
+        project, wish = self._project, self._member.wish
+        for mend in (self._catch_up, self._find_witness, self._reach_back):
+            ring = project.ring
+            groups = None if ring is None else ring.since(cursor, wish.selection)
+            if ring is None or groups is not None:
+                return groups
+            await mend(ring, cursor.horizon)
+        return None if project.ring is None else project.ring.since(cursor, wish.selection)
+
+    async def _catch_up(self, ring: Ring, since: Horizon) -> None:
+        """Has the tail come as far as the cursor, which another process made."""
+        if ring.is_behind(since):
+            try:
+                async with asyncio.timeout(self._services.join_s):
+                    await self._project.caught_up()
+            except TimeoutError:
+                raise StoreAway from None
+
+    async def _find_witness(self, ring: Ring, since: Horizon) -> None:
+        """Has the ring learn whether the cursor is of this history; for all who wait, at once."""
+        project = self._project
+        if ring.knows(since) or ring.is_behind(since):
+            return
+
+        async def read() -> None:
+            wanted, project.wanted_witnesses = project.wanted_witnesses, set()
+            ring.learn(await self._services.store.witnesses(sorted(wanted)))
+
+        def ask() -> Awaitable[None]:
+            project.wanted_witnesses.add(since.xmax)
+            return self._services.flights.get(("witnesses", project.project), read)
+
+        await self._patiently(ask)
+
+    async def _reach_back(self, ring: Ring, since: Horizon) -> None:
+        """Has the ring begin as early as the cursor: the log is read once for all who come from
+        about there, and not again for those who come after them."""
+        project = self._project
+        if not ring.may_reach(since) or not ring.knows(since):
+            return
+        step = ring.step_to(since)
+        wanted = project.wanted_beginnings
+        if _open_of(since, wanted.get(step, ())) > OPEN_SHARED:
+            return
+
+        async def read() -> None:
+            beginning = ring.beginning(step, wanted.pop(step))
+            if project.ring is ring and beginning is not None:
+                await self._read_beginning(ring, beginning)
+
+        def ask() -> Awaitable[None]:
+            wanted.setdefault(step, set()).add(since)
+            return self._services.flights.get(("beginning", project.project, step), read)
+
+        await self._patiently(ask)
+
+    async def _read_beginning(self, ring: Ring, since: Horizon) -> None:
+        project = self._project
+        groups: list[Group] = []
+        room, after = min(ring.room, self._services.replay_changes), None
+        while True:
+            try:
+                page = await self._read_log(since, after, None, RING_PAGE)
+            except CannotContinue:
+                # Retention, most likely: those for whom nothing was cut read the log themselves.
+                ring.give_up(since)
+                return
+            # What it brings and no hint has told yet is handed on, or it would be shown twice to
+            # those who wait: out of the ring, and again when it comes.
+            await project.found(page.groups)
+            if project.ring is not ring:
+                return
+            groups += page.groups
+            room -= sum(len(group.changes) for group in page.groups)
+            after = page.next
+            if room < 0:
+                ring.give_up(since)
+                return
+            if after is None:
+                ring.reach_back(since, groups)
+                return
 
     async def _look_at_target(self, cursor: Cursor) -> bool:
         """Whether the one run or job run is there, is the token's to see, and is over.
@@ -174,13 +265,15 @@ class _Joining:
         """Shows what `since` has not seen; returns what the first page has."""
         member, project = self._member, self._project
         member.join_horizon = since
-        page, narrowed = await self._first_log_page(since, member.wish.selection.run_id)
+        page, meet, narrowed = await self._first_log_page(since, member.wish.selection.run_id)
         first = page.horizon
         if project.ring is not None:
             project.ring.saw(first)
         count = 0
         while True:
-            count += sum(len(group.changes) for group in page.groups)
+            count += sum(
+                not since.seen(change.xid) for group in page.groups for change in group.changes
+            )
             if count > self._services.replay_changes:
                 raise CannotContinue("too_far_behind")
             await self._show(page.groups)
@@ -188,7 +281,7 @@ class _Joining:
             after = page.next
             if after is None:
                 break
-            page = await self._log_page(since, after, narrowed)
+            page = await self._log_page(meet, after, narrowed)
         member.join_horizon = first
         return first
 
@@ -202,34 +295,64 @@ class _Joining:
 
     async def _first_log_page(
         self, since: Horizon, run_id: str | None
-    ) -> tuple[LogPage, Selection | None]:
-        """What several resume from the same place want is read once, and then whole."""
+    ) -> tuple[LogPage, Horizon, Selection | None]:
+        """The page, what it was read since, and of what.
+
+        Those who resume from about the same place share it, from what all of them have seen on,
+        and of all runs; none of them reads more than about twice what it needs.
+        """
+        ring, horizon = self._project.ring, self._project.horizon
+        if ring is not None and horizon is not None and ring.vouches_for(since):
+            distance = max(horizon.xmax - since.xmax, 0) // FIRST_STEP
+            try:
+                found = await self._shared_log_page(since, run_id, distance.bit_length())
+            except CannotContinue:
+                pass  # perhaps only for another of them
+            else:
+                if since.xmax <= found[0].horizon.xmax:
+                    return found
+        return await self._shared_log_page(since, run_id, since)
+
+    async def _shared_log_page(
+        self, since: Horizon, run_id: str | None, near: Horizon | int
+    ) -> tuple[LogPage, Horizon, Selection | None]:
         project = self._project
         wanted = project.wanted_logs
-        place = (project.epoch, since)
-        wanted.setdefault(place, set()).add(run_id)
+        place = (project.epoch, near)
+        if _open_of(since, wanted.get(place, ())) > OPEN_SHARED:
+            place = (project.epoch, since)
 
-        async def read() -> tuple[LogPage, Selection | None]:
-            runs = wanted.pop(place, set())
+        async def read() -> tuple[LogPage, Horizon, Selection | None]:
+            waiting = wanted.pop(place)
+            runs = set().union(*waiting.values())
             only = next(iter(runs)) if len(runs) == 1 else None
             selection = None if only is None else Selection(project=project.project, run_id=only)
-            return await self._read_log(since, None, selection), selection
+            seen_by_all = meet(waiting)
+            return await self._read_log(seen_by_all, None, selection), seen_by_all, selection
 
-        return await self._read(("log", project.project, place), read)
+        def ask() -> Awaitable[tuple[LogPage, Horizon, Selection | None]]:
+            wanted.setdefault(place, {}).setdefault(since, set()).add(run_id)
+            return self._services.flights.get(("log", project.project, place), read)
+
+        return await self._patiently(ask)
 
     async def _log_page(self, since: Horizon, after: str, selection: Selection | None) -> LogPage:
         key = ("log", self._project.project, self._project.epoch, since, after, selection)
         return await self._read(key, lambda: self._read_log(since, after, selection))
 
     async def _read_log(
-        self, since: Horizon, after: str | None, selection: Selection | None
+        self,
+        since: Horizon,
+        after: str | None,
+        selection: Selection | None,
+        limit: int = PAGE_CHANGES,
     ) -> LogPage:
         return await self._services.store.read_log(
             self._project.project,
             since,
             epoch=self._project.epoch,
             after=after,
-            limit=PAGE_CHANGES,
+            limit=limit,
             selection=selection,
         )
 
@@ -382,9 +505,9 @@ class _Joining:
             left = self._member.trim(group)
             if left is None or run_id in loaded:
                 continue
-            parcel = Parcel(left, self._services.payloads.get(run_id))
+            parcel = self._project.parcel(group, self._services.payloads.get(run_id))
             wish = self._member.wish
-            if parcel.lacks_payload(parcel.verdict(wish), wish):
+            if parcel.lacks_payload(parcel.verdict(wish, left), wish):
                 lacking.append(run_id)
         return lacking
 
@@ -400,8 +523,11 @@ class _Joining:
                 continue
             run_id = group.first.run_id
             payload = loaded.get(run_id) or self._services.payloads.get(run_id)
-            parcel = Parcel(left, payload, gone=payload is None and run_id in loaded)
-            verdict = parcel.verdict(wish)
+            if payload is None and run_id in loaded:
+                parcel = Parcel(group, None, gone=True)
+            else:
+                parcel = self._project.parcel(group, payload)
+            verdict = parcel.verdict(wish, left)
             lines += [item.line((member.id,)) for item in parcel.items(verdict, wish)]
             self._ending = verdict.end
             self._over = verdict.over or self._over
@@ -489,6 +615,13 @@ def _covers_id(wish: Wish, run_id: str) -> bool:
         updated_at=_LONG_AGO,
     )
     return wish.grant.covers(bare, Facet(bare.status, ()))
+
+
+def _open_of(since: Horizon, waiting: Iterable[Horizon]) -> int:
+    """How many open transactions they name together, or more; most name none."""
+    if not since.xip:
+        return 0
+    return len(since.xip) + sum(len(each.xip) for each in waiting)
 
 
 def _is_open(selection: Selection) -> bool:

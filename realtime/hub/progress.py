@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from realtime import protocol
-from store.errors import NotFound, Unavailable
+from store.errors import Unavailable
 from store.lifecycle import FINAL
 from store.model import Batch
 
@@ -48,15 +48,17 @@ class BatchWatch:
             while self._dirty and project.index.of_batch(self._batch_id):
                 self._dirty = False
                 try:
-                    batch = await services.flights.get(
-                        ("batch", project.project, self._batch_id),
-                        lambda: services.store.get_batch(project.project, self._batch_id),
+                    # With those that others wait for: after a restart everybody asks at once.
+                    project.wanted_batches.add(self._batch_id)
+                    found = await services.flights.get(
+                        ("batches", project.project), project.read_batches
                     )
                 except Unavailable:
                     self._dirty = True
-                except NotFound:
-                    return
                 else:
+                    batch = found.get(self._batch_id)
+                    if batch is None:
+                        return
                     self._tell(batch)
                 await asyncio.sleep(INTERVAL_S)
         finally:

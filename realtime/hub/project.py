@@ -48,6 +48,7 @@ HELD_HINTS: Final = 1_000
 SLICE: Final = 100
 """After how many groups of a long read the sockets get their turn."""
 FETCH_CHANGES: Final = 10_000
+PARCELS: Final = 5_000
 LOAD_RUNS: Final = 200
 """How many payloads are read at once."""
 
@@ -61,7 +62,9 @@ class Store(TailStore, Protocol):
 
     async def payloads(self, project: str, run_ids: Sequence[str]) -> dict[str, Any]: ...
 
-    async def get_batch(self, project: str, batch_id: str) -> Batch: ...
+    async def get_batches(self, project: str, batch_ids: Sequence[str]) -> dict[str, Batch]: ...
+
+    async def witnesses(self, xmaxes: Sequence[int]) -> dict[int, int]: ...
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class _Composed:
     joined: list[Member] = field(default_factory=list)
     over: list[Member] = field(default_factory=list)
     batches: dict[str, list[Member]] = field(default_factory=dict)
+    behind: list[asyncio.Future[None]] = field(default_factory=list)
 
 
 class _Cohort:
@@ -174,8 +178,15 @@ class Project:
         self.is_stale = False
         self._oldest = 0
         self._oldest_since = 0.0
-        self.wanted_logs: dict[tuple[str, Horizon], set[str | None]] = {}
-        """For each resume that waits for a read of the log: of which runs."""
+        self.wanted_logs: dict[tuple[str, Horizon | int], dict[Horizon, set[str | None]]] = {}
+        """For each resume that waits for a read of the log: since when, and of which runs."""
+        self.wanted_beginnings: dict[int, set[Horizon]] = {}
+        """From where those come who wait for the ring to begin earlier."""
+        self.wanted_witnesses: set[int] = set()
+        self.wanted_batches: set[str] = set()
+        self._parcels: dict[tuple[int, bool], Parcel] = {}
+        """What those who join at the same time are shown alike."""
+        self._behind: list[asyncio.Future[None]] = []
         self._cohort: _Cohort | None = None
         self._gathers = False
         self._last: dict[str, tuple[int, int]] = {}
@@ -264,6 +275,8 @@ class Project:
     def _join_done(self, member: Member, task: asyncio.Task[None]) -> None:
         if self._joins.get(member) is task:
             del self._joins[member]
+        if not self._joins:
+            self._parcels.clear()
 
     def close(self) -> None:
         """It is followed no more."""
@@ -441,7 +454,21 @@ class Project:
             return None
         return group if len(fresh) == len(group.changes) else Group(fresh, group.run)
 
+    async def found(self, groups: Sequence[Group]) -> None:
+        """Some read of the log has found these; what no hint has told of them is handed on."""
+        await self._show_found(groups, by_tail=False)
+
     # ------------------------------------------------------------------------------ whom it is shown
+
+    def parcel(self, group: Group, payload: bytes | None) -> Parcel:
+        """The group on its way to those who join; the same for all who are shown it now."""
+        key = (id(group), payload is None)
+        parcel = self._parcels.get(key)
+        if parcel is None:
+            if len(self._parcels) >= PARCELS:
+                self._parcels.clear()
+            parcel = self._parcels[key] = Parcel(group, payload)
+        return parcel
 
     def _dispatch(self, group: Group, loaded: Mapping[str, bytes | None]) -> bool:
         """Shows the next group of a run to whom it concerns. False, and nothing is done, if that
@@ -627,8 +654,8 @@ class Project:
             id: [member for member in self.index.of_batch(id) if member.is_live]
             for id in self._marked
         }
-        self._composed = _Composed(self._joined, list(self._over), batches)
-        self._joined = []
+        self._composed = _Composed(self._joined, list(self._over), batches, self._behind)
+        self._joined, self._behind = [], []
         return list(batches)
 
     async def hand_on(self, groups: Sequence[Group]) -> None:
@@ -654,6 +681,7 @@ class Project:
                 self.end(member, member.over)
         for batch_id, members in composed.batches.items():
             self._batch_read(batch_id, page.batches.get(batch_id), members)
+        _wake(composed.behind)
         self._mark_fresh()
         self._send_checkpoints(horizon)
 
@@ -711,6 +739,7 @@ class Project:
     def missed(self) -> None:
         """The statement came to nothing: who waited for it waits for the next."""
         self._joined.extend(self._composed.joined)
+        self._behind.extend(self._composed.behind)
         self._composed = _Composed()
 
     def broken(self, reason: str, epoch: str, horizon: Horizon) -> None:
@@ -723,6 +752,8 @@ class Project:
         self._joined.clear()
         self._over.clear()
         self._marked.clear()
+        _wake(self._behind)
+        self._behind = []
         self._composed = _Composed()
         self.epoch, self.horizon = epoch, horizon
         self.ring = Ring(horizon)
@@ -762,7 +793,19 @@ class Project:
 
     def needs_statement(self) -> bool:
         """Whether somebody waits for a statement of the tail."""
-        return bool(self._joined or self._over or self._marked)
+        return bool(self._joined or self._over or self._marked or self._behind)
+
+    async def caught_up(self) -> None:
+        """Until a statement of the tail has passed that began after this was asked for."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._behind.append(future)
+        self.wake_tail()
+        await future
+
+    async def read_batches(self) -> dict[str, Batch]:
+        """The batches that somebody waits for."""
+        wanted, self.wanted_batches = self.wanted_batches, set()
+        return await self.services.store.get_batches(self.project, sorted(wanted))
 
     def wake_tail(self) -> None:
         """Have the log read at once."""
@@ -773,6 +816,12 @@ class Project:
 
 
 Join: TypeAlias = Callable[[Project, Connection, Member], Coroutine[Any, Any, None]]
+
+
+def _wake(waiting: Sequence[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)
 
 
 def connection_of(member: Member) -> Connection:

@@ -97,8 +97,11 @@ class GatedStore:
     async def payloads(self, project: str, run_ids: Sequence[str]) -> dict[str, Any]:
         return await self._gated("payloads", lambda: self._store.payloads(project, run_ids))
 
-    async def get_batch(self, project: str, batch_id: str) -> Batch:
-        return await self._gated("batch", lambda: self._store.get_batch(project, batch_id))
+    async def get_batches(self, project: str, batch_ids: Sequence[str]) -> dict[str, Batch]:
+        return await self._gated("batch", lambda: self._store.get_batches(project, batch_ids))
+
+    async def witnesses(self, xmaxes: Sequence[int]) -> dict[int, int]:
+        return await self._gated("witnesses", lambda: self._store.witnesses(xmaxes))
 
     async def data_version(self) -> int | None:
         return await self._gated("look", self._store.data_version)
