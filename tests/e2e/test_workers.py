@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 
 from runstream import NewRun, Run, RunStatus, Runstream, Task, Worker, current_run, executes
-from tests.e2e.working import Step, a_worker
-from tests.processes import API_KEY, Process, Server
+from tests.e2e.working import Step, WorkerProcess, a_worker
+from tests.processes import API_KEY, Server
 
 LONG_S = 60.0
 STEPS = ["fetch", "build", "ship"]
@@ -29,27 +28,6 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(LONG_S):
         while not condition():
             await asyncio.sleep(0.005)
-
-
-class WorkerProcess(Process):
-    """A worker in a process of its own."""
-
-    name = "a worker"
-
-    def __init__(self, server: Server, tasks: Sequence[str], name: str, *args: str) -> None:
-        super().__init__()
-        self._command = [sys.executable, "-m", "tests.e2e.working", server.url, "--name", name]
-        self._command += [*args, "--tasks", *tasks]
-        self._environment = server.environment()
-
-    def command(self) -> Sequence[str]:
-        return self._command
-
-    def environment(self) -> Any:
-        return self._environment
-
-    def answers(self) -> bool:
-        return True  # What it does is seen in the runs.
 
 
 @pytest.fixture
@@ -211,7 +189,7 @@ async def test_a_job_run_ends_as_it_should_though_its_worker_and_server_are_kill
 async def test_each_run_is_one_workers_though_some_are_killed(
     server: Server, start_worker: Callable[..., WorkerProcess]
 ) -> None:
-    """The full size of this, 20 workers and 5,000 runs, is `make workers`."""
+    """The full size of this, 20 workers and 5,000 runs, is `make bench ARGS=workers`."""
     async with client_of(server) as client:
         batch = await client.batches.create(
             [NewRun("counted", Step(seconds=0.002), max_attempts=5) for _ in range(60)]
