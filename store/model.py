@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -398,10 +398,14 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         return all(have) if self.match is Match.ALL else any(have)
 
 
+AwareTime: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time with its zone, also where it is read from what somebody sent."""
+
+
 class ListKey(NamedTuple):
     """A run's place in a list, the newest first: it never changes."""
 
-    created_at: datetime
+    created_at: AwareTime
     number: int
     """Of runs made in one moment, the higher is the newer."""
 

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from realtime.api.bodies import Limit
 from realtime.api.problems import bad_request
+from store.commands import is_id
 from store.model import ListKey
 
 T = TypeVar("T")
@@ -32,6 +33,8 @@ def place_of(after: str | None, kind: type[T]) -> T | None:
         place = msgspec.msgpack.decode(raw, type=kind)
         if opaque(place) != after:
             raise ValueError("another spelling")
+        if isinstance(place, str) and not is_id(place):
+            raise ValueError("a database may not even take it for a text")
     except (ValueError, OverflowError, RecursionError):
         raise bad_request("after: is not the next of a page") from None
     return place

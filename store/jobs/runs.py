@@ -15,7 +15,7 @@ from store.bulk import among
 from store.engine import Database
 from store.errors import NotFound
 from store.jobs import rows as job_rows
-from store.model import Change, JobRun, ListKey, Run, RunStatus, list_key
+from store.model import AwareTime, Change, JobRun, ListKey, Run, RunStatus, list_key
 from store.newest import Wanted, newest
 from store.rows import WHOLE, run_of
 from store.tables import changes as log
@@ -40,7 +40,7 @@ class JobRunQuery(msgspec.Struct, frozen=True, kw_only=True):
 class Moment(NamedTuple):
     """The place of one change in a timeline; of two, the lower came first."""
 
-    at: datetime
+    at: AwareTime
     rank: int
     """Within one transaction: how the changes in it follow from one another."""
     position: int

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from realtime.api.paging import opaque
 from store.model import WIRE_FIELDS, new_id
 from tests.realtime.calling import Caller, assert_problem, serving_on
 
@@ -281,6 +283,37 @@ async def test_job_runs_are_listed_with_filters_and_pages(api: Caller) -> None:
     assert await listed(after=page["next"]) == [ids[0]]
     for query in ({"status": "DONE"}, {"after": "x"}, {"colour": "red"}):
         assert_problem(await api.get("/v1/job-runs", params=query), 400, "bad_request")
+
+
+ZONELESS = datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+
+
+async def test_a_place_in_a_list_that_no_page_gave_out_is_refused_or_leads_nowhere(
+    api: Caller,
+) -> None:
+    """A cursor can be made up: no text of it may be the server's fault.
+
+    Taken out: the zone of the time; SQLite's reads failed of a time without one.
+    """
+    job_run = await a_job_run(api)
+    lists = ("/v1/runs", "/v1/job-runs")
+    places: list[tuple[str, Any]] = [
+        (path, [when, number])
+        for path in lists
+        for when in (ZONELESS, datetime(1, 1, 1, tzinfo=UTC), 5, "soon")
+        for number in (5, 0, -1, 2**63, 2**64 - 1)
+    ]
+    places += [(path, [datetime(9999, 12, 31, tzinfo=UTC), 2**63 - 1]) for path in lists]
+    timeline = f"/v1/job-runs/{job_run['id']}/timeline"
+    for when in (ZONELESS, datetime(1, 1, 1, tzinfo=UTC)):
+        places.append((timeline, [when, 0, 0, 0]))
+    for path in ("/v1/workflows", "/v1/jobs", "/v1/webhooks"):
+        places += [(path, "\0"), (path, "x" * 700), (path, 7)]
+    for path, place in places:
+        response = await api.get(path, params={"after": opaque(place)})
+        assert response.status_code in (200, 400), (path, place, response.text)
+        if isinstance(place, list) and place[0] == ZONELESS:
+            assert_problem(response, 400, "bad_request")
 
 
 async def test_the_timeline_says_what_happened_and_how_long_it_took(api: Caller) -> None:
