@@ -18,8 +18,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from bench.http import Caller
-from bench.load import cpu_s
-from bench.stats import Spread, table
+from bench.stats import Spread, table, usage
 from store import bulk
 from store.broker.memory import MemoryBroker
 from store.jobs import rows as job_rows
@@ -363,6 +362,10 @@ async def measure(server: Server, made: Sequence[Row], database: int | None) -> 
     rows: list[list[object]] = []
     index = Index(made)
     pids = [server.pid] if database is None else [server.pid, database]
+
+    def spent_s() -> float:
+        return sum(sum(usage(pid)[:2]) for pid in pids)
+
     async with Caller.open(server.port) as caller:
         for path, of_job_runs in (("/v1/job-runs", True), ("/v1/runs", False)):
             for asked in lists(of_job_runs=of_job_runs):
@@ -373,12 +376,12 @@ async def measure(server: Server, made: Sequence[Row], database: int | None) -> 
                     url = f"{path}?{urlencode(query)}"
                     took_s = []
                     answer: Any = None
-                    spent = sum(map(cpu_s, pids))
+                    spent = spent_s()
                     for _ in range(CALLS):
                         began = time.perf_counter()
                         answer = await caller.call("GET", url)
                         took_s.append(time.perf_counter() - began)
-                    cpu_ms = (sum(map(cpu_s, pids)) - spent) / CALLS * 1_000
+                    cpu_ms = (spent_s() - spent) / CALLS * 1_000
                     expected = list(islice(fitting, 50))
                     got = [one["id"] for one in answer["data"]]
                     if got != expected:
