@@ -15,7 +15,7 @@ JOBS ?= 3
 STAMP := .venv/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test check fix bench oracle fuzz clean
+.PHONY: help setup demo test check fix bench oracle soak fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -57,6 +57,9 @@ oracle: $(STAMP) ## random histories and faults, for longer than `make test` tak
 
 fuzz: $(STAMP) ## ten minutes of fuzzed bytes on a server's port
 	@$(BIN)/python -m tests.security.fuzz $(ARGS)
+
+soak: $(STAMP) ## real servers under a steady load for minutes, with a fault every five seconds
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 clean: ## removes the virtual environment, caches and what was built
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
