@@ -95,7 +95,7 @@ async def test_a_stream_that_was_not_live_yet_is_asked_for_anew(
 ) -> None:
     """It has no cursor, so other versions may come; a caller given both would see a gap.
 
-    Taken out: `is_opening`; run_1 was told at version 1, then at version 5.
+    Taken out: `inbox.keep`; run_1 was told at version 1, then at version 5.
     """
 
     async def play() -> None:

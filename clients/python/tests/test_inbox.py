@@ -107,3 +107,31 @@ def test_progress_that_nobody_has_read_becomes_one() -> None:
         inbox.put(BatchProgress(Batch(id="b", created_at=at, size=5, final=final)))
     (progress,) = taken(inbox)
     assert progress.batch.final == 4
+
+
+def test_what_is_kept_is_given_when_it_is_released_and_not_before() -> None:
+    inbox = an_inbox()
+    inbox.put_run(Changed(run("a", 1)), 1)
+    inbox.mark("c1")
+    inbox.keep()
+    inbox.mark("c2")
+    inbox.put_run(Changed(run("a", 2)), 1)
+    assert (len(inbox), taken(inbox)) == (2, [Changed(run("a", 1)), "c1"])
+    inbox.release()
+    assert taken(inbox) == ["c2", Changed(run("a", 2))]
+
+
+def test_what_is_dropped_leaves_room_and_what_came_before_it() -> None:
+    inbox = an_inbox(conflating=True)
+    inbox.put_run(Changed(run("a", 1)), 1)
+    inbox.keep()
+    for name in "abcd":
+        inbox.put_run(Changed(run(name, 2)), 500)
+    assert inbox.is_full
+    inbox.drop()
+    assert inbox.is_low
+    inbox.put_run(Changed(run("a", 3)), 1)
+    inbox.release()
+    inbox.put_run(Changed(run("a", 4)), 1)
+    assert taken(inbox) == [Changed(run("a", 1)), Changed(run("a", 4))]
+    assert inbox.is_low

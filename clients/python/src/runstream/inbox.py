@@ -33,6 +33,8 @@ class Inbox:
         self._max_bytes = max_bytes
         # Each entry is a cell, so that a newer change can take the place of an older one.
         self._cells: deque[list[Any]] = deque()
+        # What is not given yet, while it may have to be dropped.
+        self._kept: deque[list[Any]] | None = None
         self._owed: dict[str, list[Any]] = {}
         # Only what happened to runs counts: a bound that cursors and the like could
         # reach would stop a stream that has nothing to say.
@@ -40,6 +42,7 @@ class Inbox:
         self._bytes = 0.0
 
     def __len__(self) -> int:
+        """How many entries can be taken."""
         return len(self._cells)
 
     @property
@@ -73,25 +76,25 @@ class Inbox:
         else:
             cell = [change, weight]
         self._changes += 1
-        self._cells.append(cell)
+        self._last.append(cell)
 
     def put(self, change: Change[AnyRun]) -> None:
         """Adds what is about no single run. What comes before and after is not merged across it."""
         if isinstance(change, BatchProgress):
-            last = self._cells[-1] if self._cells else None
+            last = self._last[-1] if self._last else None
             if last is not None and isinstance(last[0], BatchProgress):
                 last[0] = change
                 return
         else:
             self._owed.clear()
-        self._cells.append([change, 0])
+        self._last.append([change, 0])
 
     def mark(self, cursor: str) -> None:
         """Adds a cursor, in place of one that directly precedes it."""
-        if self._cells and isinstance(self._cells[-1][0], Mark):
-            self._cells[-1][0] = Mark(cursor)
+        if self._last and isinstance(self._last[-1][0], Mark):
+            self._last[-1][0] = Mark(cursor)
         else:
-            self._cells.append([Mark(cursor), 0])
+            self._last.append([Mark(cursor), 0])
 
     def take(self) -> Change[AnyRun] | Mark | None:
         """The oldest entry, no longer in here; None if there is none."""
@@ -109,9 +112,38 @@ class Inbox:
                     del self._owed[run_id]
         return change  # type: ignore[no-any-return]
 
+    @property
+    def _last(self) -> deque[list[Any]]:
+        return self._cells if self._kept is None else self._kept
+
+    # What may have to be dropped
+
+    def keep(self) -> None:
+        """What comes from now on is not given before `release`, nor merged into what came before."""
+        if self._kept is None:
+            self._kept = deque()
+            self._owed.clear()
+
+    def release(self) -> None:
+        """What was kept is given from now on, after what came before it."""
+        if self._kept is not None:
+            self._cells += self._kept
+            self._kept = None
+
+    def drop(self) -> None:
+        """Forgets what is kept; what comes instead is kept, too."""
+        if self._kept is None:
+            return
+        for change, weight in self._kept:
+            self._bytes -= weight
+            self._changes -= isinstance(change, _OF_RUNS)
+        self._kept.clear()
+        self._owed.clear()
+
     def clear(self) -> None:
-        """Drops everything."""
+        """Drops everything, also what is kept."""
         self._cells.clear()
+        self._kept = None
         self._owed.clear()
         self._changes = 0
         self._bytes = 0.0

@@ -82,13 +82,12 @@ class Stream:
         # tells of the run is older than what the caller knows, and is not told.
         self._hushed: dict[str, int] = {}
         self._unmarked: str | None = None
-        # While a snapshot replaces what was held: the runs from before, to tell which
-        # have left; and those told already, to keep silent about what is the same.
+        # While a snapshot replaces what was held: the runs from before, to tell which have left.
         self._before: dict[str, AnyRun] = {}
-        self._told: dict[str, AnyRun] = {}
-        self._snapshot_came = False
         self._is_reset = False
         self._ending: str | None = None
+        if self.cursor is None:
+            inbox.keep()
 
     @property
     def is_over(self) -> bool:
@@ -96,17 +95,8 @@ class Stream:
         return self.state is StreamState.ENDED
 
     @property
-    def is_opening(self) -> bool:
-        """Whether what has come is still kept from the caller: a first snapshot not yet live.
-
-        Until then there is no cursor, so a lost connection means another snapshot, with other
-        versions: a caller who had been given the first would see a gap between the two.
-        """
-        return not self.was_live and self.cursor is None and not self.is_over
-
-    @property
     def held(self) -> Mapping[str, AnyRun]:
-        """The runs that match, as they were last heard of."""
+        """The runs that match, as they were last heard of; also what is still kept from the caller."""
         return self._held
 
     @property
@@ -127,19 +117,10 @@ class Stream:
         self.state = StreamState.JOINING
         self.id = stream_id
         self.retry_at = None
-        self._snapshot_came = False
         if self.cursor is None:
-            if self.is_opening:
-                # Nothing of it was given to the caller: the next one starts from nothing.
-                self.inbox.clear()
-            else:
-                self._before.update(self._held)
-                self._told.update(self._held)
-            self._held = {}
-            self._gone.clear()
-            self._wanted.clear()
-            self._behind.clear()
-            self._hushed.clear()
+            # Nothing of what came was given to the caller: the next one starts from nothing.
+            self.inbox.drop()
+            self._forget()
         # After a reset a snapshot is owed, also to who did not ask for one to begin with.
         snapshot = self.wish.snapshot or self._is_reset
         return msgspec.structs.replace(
@@ -176,50 +157,45 @@ class Stream:
         self.inbox.clear()
 
     def _finish(self) -> None:
+        if self.cursor is None:
+            # What is there by halves is not told.
+            self.inbox.drop()
+        self.inbox.release()
         self.state = StreamState.ENDED
         self.retry_at = None
         # Held runs are many; who keeps a finished subscription should not keep them.
-        self._held, self._before, self._told = {}, {}, {}
+        self._before = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._held = {}
         self._wanted.clear()
         self._behind.clear()
         self._hushed.clear()
         self._gone.clear()
         self._settled.clear()
+        self._unmarked = None
 
     # What the server says
 
     def snapshot(self, runs: Sequence[AnyRun], weight: float) -> None:
         """A page of the runs that match now."""
-        self._snapshot_came = True
-        if any(run.version < self._version_told(run.id) for run in runs):
-            # A version that falls is of another history. Who asks without a cursor, since
-            # the last connection was lost before it had one, is not told by the server.
-            self._stats.resets += 1
-            self._told.clear()
-            self.inbox.put(Reset("epoch"))
-            for held in self._held.values():
-                self.inbox.put_run(Entered(held), 0)
         for run in runs:
-            told = self._told.get(run.id) or self._held.get(run.id)
+            held = self._held.get(run.id)
             self._hold(run)
-            if told is None:
+            if held is None:
                 self.inbox.put_run(Entered(run), weight)
-            elif told != run:
+            elif held != run:
                 self.inbox.put_run(Changed(run), weight)
-
-    def _version_told(self, run_id: str) -> int:
-        told = self._told.get(run_id)
-        return 0 if told is None else told.version
 
     def live(self, cursor: str, *, resumed: bool, truncated: bool) -> None:
         """All that was before has been told."""
-        # Without a snapshot nothing says which runs are still there.
-        if not resumed and self._snapshot_came:
-            for run_id, run in self._before.items():
-                if run_id not in self._held:
-                    self.inbox.put_run(Left(run), 0)
-        self._before, self._told = {}, {}
+        for run_id, run in self._before.items():
+            if run_id not in self._held:
+                self.inbox.put_run(Left(run), 0)
+        self._before = {}
         self._is_reset = False
+        self.inbox.release()
         self.state = StreamState.LIVE
         self.was_live = True
         self.refusals = 0
@@ -334,18 +310,18 @@ class Stream:
         """What is held can't be gone on from; a snapshot follows and replaces it."""
         self._stats.resets += 1
         self.state = StreamState.JOINING
+        if self.cursor is None:
+            # What was not told yet is not missed.
+            self.inbox.drop()
+        else:
+            self._before.update(self._held)
         self.cursor = None
-        self._before.update(self._held)
-        self._told.clear()
-        self._held = {}
-        self._gone.clear()
-        self._wanted.clear()
-        self._behind.clear()
-        self._hushed.clear()
-        self._unmarked = None
-        self._snapshot_came = False
+        self._forget()
         self._is_reset = True
+        # The caller hears of it now; what follows, only when it is live.
+        self.inbox.release()
         self.inbox.put(Reset(reason))
+        self.inbox.keep()
 
     def end(self, reason: str) -> None:
         """Nothing more comes. What was asked for because of earlier changes is still told."""

@@ -142,7 +142,7 @@ class Subscription(Generic[RunT]):
     def _take(self) -> Change[AnyRun] | None:
         stream = self._stream
         while True:
-            change = None if stream.is_opening else stream.inbox.take()
+            change = stream.inbox.take()
             if isinstance(change, Mark):
                 self._cursor = change.cursor
                 continue
@@ -161,7 +161,7 @@ class Subscription(Generic[RunT]):
                 raise stream.error
             raise StopAsyncIteration
         self._begin()
-        if (stream.is_opening or not len(stream.inbox)) and not stream.is_over:
+        if not len(stream.inbox) and not stream.is_over:
             await self._bell.wait()
 
     def _typed(self, run: AnyRun) -> AnyRun:

@@ -1,0 +1,227 @@
+"""What a stream tells its caller while its state is not sure yet: nothing by halves."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from clients.python.tests.builders import (
+    a_change,
+    a_run,
+    a_snapshot,
+    an_enter,
+    live,
+    the_end,
+)
+from runstream import protocol
+from runstream.changes import Changed, Entered, Left
+from runstream.effects import Effect, Hangup, Send, State, Wake
+from runstream.errors import Forbidden
+from runstream.inbox import Inbox, Mark
+from runstream.session import Session
+from runstream.stream import Stream
+
+RESET = {"type": "reset", "id": 1, "reason": "retention"}
+
+
+class World:
+    """A session with a server's end that a test plays, without a socket or a clock."""
+
+    def __init__(self) -> None:
+        self.session = Session(
+            token="t",
+            has_provider=False,
+            chance=lambda: 0.5,
+            wall_clock=lambda: datetime(2026, 3, 1, tzinfo=UTC),
+        )
+        self.time = 0.0
+        self.woken: list[Stream] = []
+        self.hung_up = 0
+        self._sent: list[dict[str, Any]] = []
+
+    def stream(self, **wish: Any) -> Stream:
+        inbox = Inbox(conflating=wish.get("delivery") == "latest", max_changes=100, max_bytes=10**6)
+        stream = Stream(protocol.SubscribeToRuns(id=0, **wish), inbox, self.session.stats)
+        self.perform(self.session.subscribe(stream, self.time))
+        return stream
+
+    def opens(self, **welcome: Any) -> None:
+        """As far as a socket that is open and, with fields of a `welcome`, greeted."""
+        while self.session.state is State.WAITING:
+            self.time = self.session.deadline or self.time
+            self.perform(self.session.tick(self.time))
+        self.perform(self.session.opened(self.time))
+        if welcome:
+            self.says({"type": "welcome", "heartbeatS": 15, **welcome})
+
+    def says(self, *messages: dict[str, Any]) -> None:
+        text = "\n".join(map(json.dumps, messages)).encode()
+        self.perform(self.session.received(text, self.time))
+
+    def closes(self, code: int | None = None) -> None:
+        self.perform(self.session.closed(code, "", self.time))
+
+    def perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(messages):
+                    self._sent += [json.loads(protocol.write([m], 10**6)[0]) for m in messages]
+                case Wake(streams):
+                    self.woken += streams
+                case Hangup():
+                    self.hung_up += 1
+                case _:
+                    pass
+
+    def sent(self) -> list[dict[str, Any]]:
+        """What was sent since this was asked last."""
+        sent, self._sent = self._sent, []
+        return sent
+
+
+def told(stream: Stream) -> list[str]:
+    """What its caller takes now, in short."""
+    found = []
+    while (entry := stream.inbox.take()) is not None:
+        match entry:
+            case Entered(run) | Changed(run) | Left(run):
+                found.append(f"{type(entry).__name__} {run.id} {run.version}")
+            case Mark(cursor=cursor):
+                found.append(cursor)
+            case _:
+                found.append(type(entry).__name__)
+    return found
+
+
+GREETED: dict[str, Any] = {"server": "s/1"}
+
+
+# What comes without a cursor
+
+
+def test_a_first_snapshot_is_told_when_it_is_live_and_not_before() -> None:
+    """The next one may have other versions: who had been told both would see a gap."""
+    world = World()
+    stream = world.stream()
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run("run_1"), a_run("run_2")), a_change(2))
+    assert told(stream) == []
+    world.closes()
+    world.opens(**GREETED)
+    # Of run_2 nothing comes again; run_3 changes before it is live.
+    world.says(a_snapshot(a_run("run_1", 5), a_run("run_3")), a_change(2, run_id="run_3"))
+    assert told(stream) == []
+    world.says(live(), a_change(6))
+    assert told(stream) == [
+        "Entered run_1 5",
+        "Entered run_3 1",
+        "Changed run_3 2",
+        "Live",
+        "c1",
+        "Changed run_1 6",
+    ]
+
+
+def test_a_snapshot_after_a_reset_is_told_when_it_is_live_and_not_before() -> None:
+    """Today's version 3 and, after a lost connection, version 5 of another would be a gap."""
+    world = World()
+    stream = world.stream()
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run("run_1"), a_run("run_2")), live())
+    told(stream)
+    world.says(RESET, a_snapshot(a_run("run_1", 3)), a_change(4))
+    assert told(stream) == ["Reset"]
+    world.closes()
+    assert world.sent()[-1] == {"type": "subscribeToRuns", "id": 1}
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run("run_1", 6)))
+    assert told(stream) == []
+    world.says(live("c2"))
+    assert told(stream) == ["Entered run_1 6", "Left run_2 1", "Live", "c2"]
+
+
+def test_the_reset_of_a_caller_s_cursor_is_told_once_and_not_lost() -> None:
+    """What the caller keeps from before its restart is not valid, whatever happens then."""
+    world = World()
+    stream = world.stream(cursor="old", snapshot=False)
+    world.opens(**GREETED)
+    world.says(an_enter(a_run("run_1")), RESET, a_snapshot(a_run("run_1", 3)))
+    world.closes()
+    world.sent()
+    world.opens(**GREETED)
+    assert world.sent() == [{"type": "subscribeToRuns", "id": 1}], "the present state is owed"
+    world.says(a_snapshot(a_run("run_2", 5)), live())
+    assert told(stream) == [
+        "Entered run_1 1",
+        "Reset",
+        "Entered run_2 5",
+        "Left run_1 1",
+        "Live",
+        "c1",
+    ]
+    world.closes()
+    world.opens(**GREETED)
+    assert world.sent() == [
+        {"type": "subscribeToRuns", "id": 1, "cursor": "c1", "snapshot": False}
+    ], "and once it is live, no longer"
+
+
+def test_a_reset_to_nothing_is_the_end_of_what_was_there() -> None:
+    world = World()
+    stream = world.stream()
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run()), live(), RESET)
+    assert told(stream) == ["Entered run_1 1", "Live", "c1", "Reset"]
+    world.says(live("c2"))
+    assert told(stream) == ["Left run_1 1", "Live", "c2"]
+    assert not stream.held
+
+
+def test_a_second_reset_before_live_takes_back_what_came_after_the_first() -> None:
+    world = World()
+    stream = world.stream()
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run()), live())
+    told(stream)
+    world.says(RESET, a_snapshot(a_run("run_2")), RESET, a_snapshot(a_run("run_3")), live("c2"))
+    assert told(stream) == ["Reset", "Reset", "Entered run_3 1", "Left run_1 1", "Live", "c2"]
+
+
+def test_what_is_there_by_halves_is_not_told_when_it_is_refused() -> None:
+    world = World()
+    stream = world.stream()
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run()), the_end("forbidden"))
+    assert isinstance(stream.error, Forbidden)
+    assert told(stream) == []
+
+
+def test_what_was_told_before_a_reset_is_still_there_when_the_client_is_closed() -> None:
+    world = World()
+    stream = world.stream()
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run()), live(), RESET, a_snapshot(a_run("run_2")))
+    world.perform(world.session.close())
+    assert told(stream) == ["Entered run_1 1", "Live", "c1", "Reset"]
+
+
+def test_latest_merges_nothing_into_what_may_be_taken_back() -> None:
+    world = World()
+    stream = world.stream(delivery="latest")
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run()), live(), a_change(2), RESET, a_snapshot(a_run("run_1", 3)))
+    world.closes()
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run("run_1", 7)), live("c2"), a_change(8), a_change(9))
+    assert told(stream) == [
+        "Entered run_1 1",
+        "Live",
+        "c1",
+        "Changed run_1 2",
+        "Reset",
+        "Entered run_1 7",
+        "Live",
+        "c2",
+        "Changed run_1 9",
+    ]
