@@ -6,6 +6,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from clients.python.tests.builders import (
     a_change,
     a_run,
@@ -17,10 +19,10 @@ from clients.python.tests.builders import (
 from runstream import protocol
 from runstream.changes import Changed, Entered, Left
 from runstream.effects import Effect, Hangup, Send, State, Wake
-from runstream.errors import Forbidden
+from runstream.errors import BadRequest, Forbidden
 from runstream.inbox import Inbox, Mark
 from runstream.session import Session
-from runstream.stream import Stream
+from runstream.stream import Stream, StreamState
 
 RESET = {"type": "reset", "id": 1, "reason": "retention"}
 
@@ -225,3 +227,87 @@ def test_latest_merges_nothing_into_what_may_be_taken_back() -> None:
         "c2",
         "Changed run_1 9",
     ]
+
+
+# What is longer than the server takes
+
+
+def too_long(length: int = 70_000) -> list[str]:
+    return ["x" * length]
+
+
+def test_what_is_too_long_is_refused_here_and_costs_nobody_else_the_socket() -> None:
+    """The server would close the socket with 1009, for all streams on it, again and again."""
+    world = World()
+    small, long = world.stream(), world.stream(tasks=too_long())
+    world.opens(server="s/1", limits={"messageBytes": 65_536})
+    assert isinstance(long.error, BadRequest)
+    assert long in world.woken
+    assert world.sent() == [{"type": "subscribeToRuns", "id": 1}]
+    later = world.stream(tasks=too_long())
+    assert isinstance(later.error, BadRequest)
+    assert (world.sent(), world.hung_up) == ([], 0)
+    assert small.state is StreamState.JOINING
+    world.stream()
+    assert world.sent() == [{"type": "subscribeToRuns", "id": 2}]
+
+
+def test_a_server_that_takes_more_says_so_and_is_sent_more() -> None:
+    """So what is longer than usual waits for its `welcome`."""
+    world = World()
+    long = world.stream(tasks=too_long())
+    world.opens()
+    assert world.sent() == []
+    world.says({"type": "welcome", "limits": {"messageBytes": 100_000}})
+    assert [message["id"] for message in world.sent()] == [1]
+    assert long.state is StreamState.JOINING
+    assert long.error is None
+
+
+def test_one_that_is_asked_for_again_waits_for_welcome_like_the_others() -> None:
+    """And is not looked at again and again meanwhile."""
+    world = World()
+    stream = world.stream()
+    world.opens()
+    world.closes(1009)
+    world.sent()
+    world.opens(**GREETED)
+    world.says({"type": "error", "id": 1, "code": "unavailable", "message": ""})
+    world.closes()
+    world.sent()
+    world.opens()
+    world.time += 5
+    world.perform(world.session.tick(world.time))
+    assert world.sent() == []
+    assert (world.session.deadline or 0.0) > world.time
+    world.says({"type": "welcome"})
+    world.perform(world.session.tick(world.time))
+    assert [message["id"] for message in world.sent()] == [1]
+    assert stream.state is StreamState.JOINING
+
+
+@pytest.mark.parametrize("greets", [True, False], ids=["after `welcome`", "before"])
+def test_a_server_that_takes_less_refuses_once(greets: bool) -> None:
+    world = World()
+    long, small = world.stream(tasks=too_long(2_000)), world.stream()
+    limits = {"limits": {"messageBytes": 1_024}}
+    world.opens(**(limits if greets else {}))
+    assert len(world.sent()) == 2
+    world.closes(1009)
+    world.opens(**limits)
+    assert isinstance(long.error, BadRequest)
+    assert world.sent() == [{"type": "subscribeToRuns", "id": 1}]
+    assert small.state is StreamState.JOINING
+
+
+def test_the_last_one_that_is_too_long_leaves_the_connection_to_linger() -> None:
+    world = World()
+    world.stream(tasks=too_long())
+    world.opens(server="s/1", limits={"messageBytes": 65_536})
+    states = [world.session.state]
+    for _ in range(5):
+        world.time = world.session.deadline or world.time
+        world.perform(world.session.tick(world.time))
+        world.says({"type": "pong"})
+        states.append(world.session.state)
+    assert (states[0], states[-1]) == (State.OPEN, State.IDLE)

@@ -228,6 +228,11 @@ ClientMessage = Authenticate | Wish | Unsubscribe | Ping
 _encoder: Final = msgspec.json.Encoder()
 
 
+def length(message: ClientMessage) -> int:
+    """How many bytes it has on the wire."""
+    return len(_encoder.encode(message))
+
+
 def write(messages: Iterable[ClientMessage], max_bytes: int) -> list[bytes]:
     """The messages as few WebSocket messages, none above `max_bytes` unless one alone is."""
     texts: list[bytes] = []

@@ -26,6 +26,7 @@ from runstream.effects import (
     Wake,
 )
 from runstream.errors import (
+    BadRequest,
     ClientClosed,
     ProtocolError,
     Refused,
@@ -40,6 +41,7 @@ from runstream.stream import Stream, StreamState
 from runstream.timing import Backoff, Timing
 
 # Close codes with a meaning of their own.
+TOO_LONG: Final = 1009
 UNAUTHORIZED: Final = 4401
 SLOW: Final = 4408
 BUSY: Final = 4429
@@ -77,6 +79,8 @@ class Session:
         self._ever_welcome = False
         self._heartbeat_s = 15.0
         self._max_message_bytes = 65_536
+        # The token goes with the header, so subscriptions need not wait for `welcome`.
+        self._joins_early = True
 
         self._heard_at = 0.0
         self._doubted_at: float | None = None
@@ -96,9 +100,7 @@ class Session:
         self._idle_at = None
         if self.state is State.IDLE:
             return self._begin()
-        if self.state in CONNECTED:
-            return [self._send(self._join(stream))]
-        return []
+        return self._join([stream], now)
 
     def unsubscribe(self, stream: Stream, now: float) -> list[Effect]:
         """A stream that is wanted no more."""
@@ -114,9 +116,7 @@ class Session:
         if stream.state is not StreamState.PAUSED or stream not in self.streams:
             return []
         stream.state = StreamState.IDLE
-        if self.state in CONNECTED:
-            return [self._send(self._join(stream))]
-        return []
+        return self._join([stream], now)
 
     def close(self) -> list[Effect]:
         """The owner closes the client."""
@@ -181,14 +181,7 @@ class Session:
         self._doubted_at = None
         self._greeted_by = now + self._timing.greeting_s
         self._roster.clear()
-        # The token went with the header, so there is no need to wait for `welcome`.
-        joins = [
-            self._join(stream)
-            for stream in self.streams
-            if stream.state is StreamState.IDLE and stream not in self._retrying
-        ]
-        effects = self._turn(State.GREETING)
-        return [*effects, self._send(*joins)] if joins else effects
+        return [*self._turn(State.GREETING), *self._join(self._unasked(), now)]
 
     def dial_failed(self, failure: DialFailed, now: float) -> list[Effect]:
         """The socket could not be opened."""
@@ -209,6 +202,9 @@ class Session:
             return []
         self.last_error = f"closed with {code or 'no code'} {reason}".rstrip()
         come_back_at = self._come_back_at
+        if code == TOO_LONG and self.state is State.GREETING:
+            # This server takes less than is usual; how much, it says in `welcome`.
+            self._joins_early = False
         self._lose()
         if code == UNAUTHORIZED:
             return self._refused_token(reason or "the token is not accepted")
@@ -287,7 +283,7 @@ class Session:
         ]
         if self.state in (State.OPEN, State.DRAINING):
             times.append(self._silent_at())
-        if self.state in CONNECTED:
+        if self._can_ask:
             times += [stream.retry_at or 0.0 for stream in self._retrying]
         return min(times, default=None)
 
@@ -326,10 +322,7 @@ class Session:
         return effects + self._retries(now)
 
     def _retries(self, now: float) -> list[Effect]:
-        joins = [
-            self._join(stream) for stream in tuple(self._retrying) if _due(stream.retry_at, now)
-        ]
-        return [self._send(*joins)] if joins else []
+        return self._join([each for each in self._retrying if _due(each.retry_at, now)], now)
 
     def _silent_at(self) -> float:
         timing = self._timing
@@ -420,7 +413,7 @@ class Session:
         self.last_error = None
         if not self.streams:
             self._idle_at = now + self._timing.linger_s
-        return self._turn(State.OPEN)
+        return [*self._turn(State.OPEN), *self._join(self._unasked(), now)]
 
     def _error(
         self, message: protocol.Error, touched: dict[Stream, None], now: float
@@ -519,9 +512,42 @@ class Session:
             stream.fail(error)
         return [Wake(streams)] if streams else []
 
-    def _join(self, stream: Stream) -> protocol.Wish:
-        self._retrying.pop(stream, None)
-        return self._roster.join(stream)
+    @property
+    def _can_ask(self) -> bool:
+        return self.state in CONNECTED and (self._joins_early or self.state is not State.GREETING)
+
+    def _unasked(self) -> list[Stream]:
+        return [
+            stream
+            for stream in self.streams
+            if stream.state is StreamState.IDLE and stream not in self._retrying
+        ]
+
+    def _join(self, streams: Iterable[Stream], now: float) -> list[Effect]:
+        """Asks for these, as far as it is time to; refuses what is longer than the server takes."""
+        if not self._can_ask:
+            return []
+        messages: list[protocol.Wish] = []
+        refused: list[Stream] = []
+        for stream in streams:
+            self._retrying.pop(stream, None)
+            message = self._roster.join(stream)
+            length = protocol.length(message)
+            if length <= self._max_message_bytes:
+                messages.append(message)
+                continue
+            # Sent, it would close the socket, for all streams, and so again and again.
+            self._roster.ended(message.id)
+            stream.lost()
+            if self.state is State.GREETING:
+                continue  # `welcome` may tell of a larger limit.
+            limit = f"{self._max_message_bytes:,} bytes"
+            stream.fail(BadRequest(f"a subscription of {length:,} bytes; the server takes {limit}"))
+            refused.append(stream)
+        effects: list[Effect] = [self._send(*messages)] if messages else []
+        for stream in refused:
+            effects += self._dropped(stream, now)
+        return [*effects, Wake(tuple(refused))] if refused else effects
 
     def _let_go(self, stream: Stream) -> list[Effect]:
         return [self._send(message) for message in self._roster.leave(stream)]
