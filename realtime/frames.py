@@ -22,6 +22,7 @@ from websockets.exceptions import InvalidState
 from websockets.frames import CloseCode
 from websockets.http11 import Request
 
+from realtime.direct import DirectTransport
 from realtime.limits import Handshakes
 
 EXTENSION: Final = "runstream.frames"
@@ -78,8 +79,25 @@ class Link:
     def __init__(self, protocol: FramesProtocol) -> None:
         self._protocol = protocol
         self._written = 0
+        self._transport = cast("DirectTransport", protocol.transport)
         self.resumed: Callable[[], None] = _nothing
         """Called when it is writable again."""
+
+    @property
+    def blocked(self) -> Callable[[], None]:
+        """Called when nothing may be written to its file any more."""
+        return self._transport.blocked
+
+    @blocked.setter
+    def blocked(self, call: Callable[[], None]) -> None:
+        self._transport.blocked = call
+
+    def file(self) -> int | None:
+        """The file to which finished frames may be written past it; None if not just now."""
+        protocol = self._protocol
+        if protocol.close_sent or protocol.disconnected:
+            return None
+        return self._transport.file()
 
     @property
     def writable(self) -> bool:
@@ -126,6 +144,12 @@ class FramesProtocol(WebSocketsSansIOProtocol):
     """Whether the peer broke the rules: nothing of it is looked at any more."""
     _link: Link | None = None
     _abort_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport = cast(
+            asyncio.Transport, DirectTransport(cast(asyncio.Transport, transport))
+        )
 
     @property
     def is_over(self) -> bool:
@@ -230,6 +254,7 @@ class FramesProtocol(WebSocketsSansIOProtocol):
         if self._abort_timer is not None:
             self._abort_timer.cancel()
             self._abort_timer = None
+        cast("DirectTransport", self.transport).lost()
         super().connection_lost(exc)
         if self._link is not None:
             self._link.resumed = _nothing

@@ -28,6 +28,21 @@ class Owner(Protocol):
         """It is about to be full: take out now what can be taken."""
 
 
+class Lane(Protocol):
+    """What a mailbox is owed while nothing waits in it: written past it, together with others."""
+
+    @property
+    def count(self) -> int:
+        """How many lines it has had."""
+
+    @property
+    def taken(self) -> int:
+        """How many of them were written."""
+
+    def leave(self, mailbox: Mailbox) -> None:
+        """Puts what it has and has not written into the mailbox, which goes its own way then."""
+
+
 class _Page:
     """A line of a snapshot or a replay: it was waited for, and does not count."""
 
@@ -82,6 +97,7 @@ class Mailbox:
         "_taken",
         "closed",
         "is_plain",
+        "lane",
         "max_bytes",
         "owner",
         "pages",
@@ -96,6 +112,8 @@ class Mailbox:
         self.pages = 0
         """How many lines of snapshots and replays are in it."""
         self.closed = False
+        self.lane: Lane | None = None
+        """Where lines go past it, until the next is put into it."""
         self.is_plain = True
         """Whether nothing but plain lines is in it, each counted by its length."""
         self._entries: deque[_Entry] = deque()
@@ -110,15 +128,41 @@ class Mailbox:
     @property
     def count(self) -> int:
         """How many entries were ever put in."""
-        return self._put
+        return self._put if self.lane is None else self._put + self.lane.count
 
     @property
     def taken(self) -> int:
         """How many of them are out of it."""
-        return self._taken
+        return self._taken if self.lane is None else self._taken + self.lane.taken
+
+    def enter(self, lane: Lane) -> None:
+        """From now on the lane's lines are its own, although they never are in it.
+
+        It must be empty, and the lane must have written all it had.
+        """
+        assert not self._entries
+        assert self.lane is None
+        # So that the lane has to count for none of its mailboxes: what it counted before is not
+        # this one's.
+        self._put -= lane.count
+        self._taken -= lane.taken
+        self._marks.clear()
+        self.lane = lane
+
+    def left(self, owed: Sequence[bytes]) -> None:
+        """The lane's lines are its own no more; these it was owed and are in it now."""
+        lane = self.lane
+        assert lane is not None
+        self.lane = None
+        self._put += lane.count - len(owed)
+        self._taken += lane.taken
+        if owed:
+            self.put_all(owed, sum(map(len, owed)))
 
     def put(self, line: bytes) -> None:
         """One more line. Raises MailboxFull, and then it is not in."""
+        if self.lane is not None:
+            self.lane.leave(self)
         if self.closed:
             return
         size = len(line)
@@ -129,6 +173,8 @@ class Mailbox:
 
     def put_all(self, lines: Sequence[bytes], size: int) -> None:
         """Some lines, of so many bytes together. Raises MailboxFull, and then some may be in."""
+        if self.lane is not None:
+            self.lane.leave(self)
         if self.closed:
             return
         if self.size + size > self.max_bytes:
@@ -148,6 +194,8 @@ class Mailbox:
 
         `line` says the same as the rest. Raises MailboxFull.
         """
+        if self.lane is not None:
+            self.lane.leave(self)
         if self.closed:
             return
         mine = self._latest.setdefault(id, {})
@@ -177,6 +225,8 @@ class Mailbox:
 
     def put_page(self, line: bytes) -> None:
         """A line that does not count: whoever puts it waits until it is taken."""
+        if self.lane is not None:
+            self.lane.leave(self)
         if not self.closed:
             self.pages += 1
             self.is_plain = False
@@ -184,6 +234,8 @@ class Mailbox:
 
     def put_checkpoint(self, line: bytes) -> None:
         """A cursor; the one before goes, if nothing stands between them. Raises MailboxFull."""
+        if self.lane is not None:
+            self.lane.leave(self)
         if self.closed:
             return
         if self._entries and isinstance(last := self._entries[-1], _Checkpoint):
@@ -251,6 +303,8 @@ class Mailbox:
 
     def clear(self) -> None:
         """Throws away all that is owed."""
+        if self.lane is not None:
+            self.lane.leave(self)
         self._taken += len(self._entries)
         self._entries.clear()
         self.is_plain = True

@@ -16,11 +16,14 @@ class Link(Protocol):
     """What our protocol class gives: see `realtime.frames`."""
 
     resumed: Callable[[], None]
+    blocked: Callable[[], None]
 
     @property
     def writable(self) -> bool: ...
 
     def write(self, frame: bytes) -> None: ...
+
+    def file(self) -> int | None: ...
 
     def taken(self) -> int: ...
 
@@ -38,6 +41,7 @@ class FrameOutlet:
     def attach(self, connection: Connection) -> None:
         """Whose messages go here."""
         self._link.resumed = connection.writable
+        self._link.blocked = connection.step_out
 
     @property
     def writable(self) -> bool:
@@ -45,6 +49,12 @@ class FrameOutlet:
 
     def write(self, lines: Sequence[bytes], packing: Packing) -> None:
         self._link.write(packing.frame(lines))
+
+    def file(self) -> int | None:
+        return self._link.file()
+
+    def finish_frame(self, frame: bytes, written: int) -> None:
+        self._link.write(frame[written:])
 
     def progress(self) -> int:
         return self._link.taken()
@@ -82,6 +92,12 @@ class TaskOutlet:
     def write(self, lines: Sequence[bytes], packing: Packing) -> None:
         self._waiting = self.pack(lines, packing)
         self._woken.set()
+
+    def file(self) -> None:
+        return None
+
+    def finish_frame(self, frame: bytes, written: int) -> None:
+        raise AssertionError("it has no file that frames were written to")
 
     def progress(self) -> int:
         return self._sent

@@ -97,6 +97,21 @@ class Close(NamedTuple):
 Effect: TypeAlias = Authentication | Join | Leave | Rejoin | Recheck | Close
 
 
+@dataclass(slots=True)
+class Told:
+    """What all connections were told that are told together."""
+
+    sent_at: float = 0.0
+    checkpoint_at: float = 0.0
+    last_cursor: str = ""
+    cursors: int = 0
+    """How many cursors they were sent together."""
+    since_cursor: int = 0
+    """How many lines since the last of them."""
+    has_news: bool = False
+    """Whether one of them was told anything that its last cursor does not stand for."""
+
+
 class State(Enum):
     """Where a session stands."""
 
@@ -131,6 +146,7 @@ class Session:
         self._close_at: float | None = None
         self._stale = False
         self._wishes: tuple[int, ...] | None = None
+        self._cursors = 0
         self._bucket: Bucket | None = None
 
     # ------------------------------------------------------------------------------- messages in
@@ -221,6 +237,7 @@ class Session:
         old = subscription.wish
         if not grant.allows(old.selection):
             return self.end(subscription, EndReason.FORBIDDEN)
+        subscription.stand_alone()
         subscription.wish = Wish(old.selection, grant, skip=old.skip, stop=old.stop)
         self._wishes = None
         if old.grant.skip != grant.skip:
@@ -264,6 +281,9 @@ class Session:
             snapshot=asked.snapshot,
             limit=asked.snapshot_limit,
         )
+        for other in self.subscriptions.values():
+            # Those of one connection are told what they share in one message, or take turns.
+            other.stand_alone()
         self.subscriptions[asked.id] = subscription
         return [Join(subscription)]
 
@@ -331,6 +351,7 @@ class Session:
 
     def _drop(self, subscription: Member) -> None:
         del self.subscriptions[subscription.id]
+        subscription.stand_alone()
         subscription.phase = Phase.ENDED
         subscription.clear_buffer()
         self.mailbox.part(subscription.id)
@@ -388,6 +409,37 @@ class Session:
     def sent(self, now: float) -> None:
         """Something was just written to the socket."""
         self._sent_at = now
+
+    def joined(self, told: Told) -> None:
+        """From now on it is told together with others, in its mailbox's lane."""
+        if not told.sent_at:
+            told.sent_at, told.checkpoint_at = self._sent_at, self._checkpoint_at
+        self._cursors = told.cursors
+        told.has_news = told.has_news or self.has_news
+
+    def parted(self, told: Told) -> None:
+        """It was told together with others until now; its mailbox is in the lane still."""
+        self._sent_at = max(self._sent_at, told.sent_at)
+        if told.cursors != self._cursors:
+            self._checkpoint_at = max(self._checkpoint_at, told.checkpoint_at)
+            self.last_cursor = told.last_cursor
+            self._told = self.mailbox.count - told.since_cursor
+
+    def looks_again_at(self, now: Moment) -> float:
+        """When, by the monotonic clock, the passing of time may bring something about next, if
+        nothing is said until then."""
+        if self.state is State.CONNECTING:
+            at = self._connected_at + self.settings.authenticate_s
+        elif self.mailbox.lane is not None:
+            at = now.monotonic + self.settings.heartbeat_s
+        else:
+            at = self._sent_at + self.settings.heartbeat_s
+        if self._close_at is not None:
+            at = min(at, self._close_at)
+        if self.grant is not None and self.grant.expires_at is not None:
+            left_s = (self.grant.expires_at - now.wall).total_seconds()
+            at = min(at, now.monotonic + left_s)
+        return at
 
     def mark_stale(self, stale: bool) -> None:
         """The store can't be read just now, or can again."""

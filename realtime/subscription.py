@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -52,6 +52,11 @@ class Grant(Protocol):
     @property
     def token_id(self) -> str | None: ...
 
+    @property
+    def sight(self) -> Hashable:
+        """Equal for grants that let the same be seen; when they end does not count."""
+        ...
+
     def covers(self, run: Run, facet: Facet) -> bool:
         """Whether the run, with that status and those tags, may be read."""
         ...
@@ -84,7 +89,7 @@ class Wish:
     @cached_property
     def key(self) -> tuple[object, ...]:
         """What makes two wishes the same."""
-        return self.selection, self.skip, self.stop, self.grant
+        return self.selection, self.skip, self.stop, self.grant.sight
 
     def admits(self, run: Run, facet: Facet | None) -> bool:
         """Whether the run belongs to it with that status and those tags."""
@@ -257,6 +262,13 @@ class Phase(Enum):
     ENDED = "ended"
 
 
+class Company(Protocol):
+    """Subscriptions that are told the same, together."""
+
+    def part(self, subscription: Any, /) -> None:
+        """This one is told for itself from now on."""
+
+
 class Subscription(Generic[OutboxT]):
     """One wish inside a session: what it was shown, as long as that must be remembered.
 
@@ -268,6 +280,7 @@ class Subscription(Generic[OutboxT]):
         "batch_shown",
         "buffer",
         "buffered",
+        "company",
         "cursor",
         "cursor_text",
         "delivery",
@@ -320,6 +333,13 @@ class Subscription(Generic[OutboxT]):
         self.is_ending = False
         """Whether `end` follows its `live` at once."""
         self.batch_shown: bytes | None = None
+        self.company: Company | None = None
+        """Those with whom it is told all together."""
+
+    def stand_alone(self) -> None:
+        """From now on it may be told something else than others that were told the same."""
+        if self.company is not None:
+            self.company.part(self)
 
     @property
     def is_live(self) -> bool:
@@ -375,6 +395,7 @@ class Subscription(Generic[OutboxT]):
 
     def restart(self) -> None:
         """Joins again, from a snapshot."""
+        self.stand_alone()
         self.phase = Phase.JOINING
         self.cursor = None
         self.cursor_text = ""

@@ -52,6 +52,10 @@ class FakeGrant:
     tags: frozenset[str] | None = None
     runs: frozenset[str] = frozenset()
 
+    @property
+    def sight(self) -> tuple[object, ...]:
+        return self.project, self.skip, self.tags, self.runs
+
     def covers(self, run: Run, facet: Facet) -> bool:
         if run.project != self.project:
             return False
@@ -510,6 +514,12 @@ class RecordingOutlet:
         assert not self.aborted
         self.lines += lines
         self.messages.append(packing.message(lines))
+
+    def file(self) -> None:
+        return None
+
+    def finish_frame(self, frame: bytes, written: int) -> None:
+        raise AssertionError("it has no file")
 
     def progress(self) -> int:
         return len(self.lines)

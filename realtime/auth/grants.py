@@ -84,6 +84,12 @@ class Grant:
         """Whether every run of the project may be read."""
         return self.full or self.read_only or "read:runs" in self.scopes
 
+    @cached_property
+    def sight(self) -> tuple[object, ...]:
+        """Equal for all grants that let the same be read, whosever they are and until when."""
+        scopes = () if self.reads_all else (s for s in self.scopes if s.startswith("read:"))
+        return self.project, self.reads_all, frozenset(scopes), self.skip
+
     def _names(self, kind: str) -> frozenset[str]:
         return self._read.get(kind, frozenset())
 

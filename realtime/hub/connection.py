@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 from realtime import protocol
 from realtime.errors import MailboxFull
@@ -51,6 +51,15 @@ class Outlet(Protocol):
         """Sends the lines as one message."""
         ...
 
+    def file(self) -> int | None:
+        """The file descriptor to which finished frames may be written past it, until it calls
+        `Connection.step_out`; None if there is none, or something waits to be sent."""
+        ...
+
+    def finish_frame(self, frame: bytes, written: int) -> None:
+        """Sends what is left of a frame that was written to the file up to there."""
+        ...
+
     def progress(self) -> int:
         """A number that moves as the peer takes bytes."""
         ...
@@ -64,6 +73,13 @@ class Outlet(Protocol):
         ...
 
 
+class Cohort(Protocol):
+    """Connections that are told the same, and one of which this one is."""
+
+    def admit(self, connection: Connection) -> None:
+        """Nothing waits for it: what it is told may be written past its mailbox."""
+
+
 class Desk(Protocol):
     """What a connection needs of the hub."""
 
@@ -71,6 +87,15 @@ class Desk(Protocol):
 
     def dirty(self, connection: Connection) -> None:
         """Its mailbox is no longer empty: flush it at the end of this turn."""
+
+    def lags(self, connection: Connection) -> None:
+        """It was flushed, and something is left to be sent."""
+
+    def has_news(self, connection: Connection) -> None:
+        """It was told something that no cursor stands for yet."""
+
+    def look(self, connection: Connection) -> None:
+        """The time has changed at which something is due without anybody's doing."""
 
     def opened(self, connection: Connection) -> None:
         """It is known which project it reads."""
@@ -118,8 +143,12 @@ class Connection:
         self._flushing = False
         self._gone = False
         self._closing: Close | None = None
-        self._progress = -1
+        self._progress: int | None = None
         self._progress_at = 0.0
+        self.cohort: Cohort | None = None
+        """The cohort that its only subscription is in."""
+        self.file = -1
+        """Where the cohort writes to it, while it is plain."""
 
     @property
     def project(self) -> str | None:
@@ -173,6 +202,7 @@ class Connection:
             return
         was = self.session.grant
         self._guarded(lambda: self.session.granted(found, self._desk.now()))
+        self._desk.look(self)
         if was is None and self.session.grant is not None:
             self._desk.opened(self)
 
@@ -233,24 +263,29 @@ class Connection:
         if not self._gone:
             self._desk.dirty(self)
 
-    def tick(self, now: Moment, slow_consumer_s: float) -> None:
+    def tick(self, now: Moment) -> None:
         """What the passing of time brings about."""
+        if not self._gone:
+            self._guarded(lambda: self.session.tick(now))
+
+    def is_late(self, now: float, slow_consumer_s: float) -> bool:
+        """Whether something is still left to be sent to it; one too slow for that is let go."""
         if self._gone:
-            return
-        self._guarded(lambda: self.session.tick(now))
+            return False
         if self.outlet.writable and not self.mailbox:
-            self._progress = -1
-        else:
-            progress = self.outlet.progress()
-            if progress != self._progress:
-                self._progress, self._progress_at = progress, now.monotonic
-            elif now.monotonic - self._progress_at > slow_consumer_s:
-                # It takes nothing at all, so it would not take a close either.
-                log.info("dropped a reader that took nothing for %s s", slow_consumer_s)
-                self.abort()
-                return
-        if self._closing is None and self.mailbox.is_overdue(now.monotonic, slow_consumer_s):
+            self._progress = None
+            return False
+        progress = self.outlet.progress()
+        if progress != self._progress:
+            self._progress, self._progress_at = progress, now
+        elif now - self._progress_at > slow_consumer_s:
+            # It takes nothing at all, so it would not take a close either.
+            log.info("dropped a reader that took nothing for %s s", slow_consumer_s)
+            self.abort()
+            return False
+        if self._closing is None and self.mailbox.is_overdue(now, slow_consumer_s):
             self.overflowed()
+        return True
 
     def abort(self) -> None:
         """Drops it as it is."""
@@ -296,13 +331,34 @@ class Connection:
                 wrote = True
             if wrote:
                 self.session.sent(now)
+                if self.session.has_news:
+                    self._desk.has_news(self)
         finally:
             self._flushing = False
+        if mailbox.size or mailbox.pages or not outlet.writable:
+            self._desk.lags(self)
+        elif self.cohort is not None and mailbox.lane is None:
+            self.cohort.admit(self)
         if self._drained and not mailbox.pages and outlet.writable:
             self._wake_drained()
         if self._closing is not None and not mailbox:
             outlet.close(self._closing.code, self._closing.reason)
             self._finish([], code=self._closing.code)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing waits to be sent to it, or to be done once it was."""
+        return not (self.mailbox or self._gone or self._flushing or self._closing)
+
+    def step_out(self) -> None:
+        """Its outlet's file is not to be written to any more."""
+        if self.mailbox.lane is not None:
+            self.mailbox.lane.leave(self.mailbox)
+
+    def parted(self) -> None:
+        """What it is told is counted for it alone again."""
+        if self.session.has_news:
+            self._desk.has_news(self)
 
     async def drained(self) -> None:
         """Until no page of history waits in the mailbox and the outlet takes more."""
@@ -320,3 +376,8 @@ class Connection:
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+
+def connection_of(member: Member) -> Connection:
+    """Whose mailbox it is: in the hub every mailbox belongs to a connection."""
+    return cast("Connection", member.mailbox.owner)

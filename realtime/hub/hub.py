@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from realtime.errors import AlreadyRunning, MailboxFull
+from realtime.hub.cohorts import Cohort
 from realtime.hub.connection import Authenticate, Connection, Outlet
 from realtime.hub.flights import Flights
 from realtime.hub.joining import join
@@ -66,6 +67,38 @@ class HubSettings:
     look_s: float = 0.05
 
 
+class Looks:
+    """When each connection is to be looked at next, in slots of so many seconds."""
+
+    def __init__(self, slot_s: float) -> None:
+        self._slot_s = slot_s
+        self._slots: dict[int, dict[Connection, None]] = {}
+        self._slot_of: dict[Connection, int] = {}
+
+    def put(self, connection: Connection, at: float) -> None:
+        """Not before that time, by the monotonic clock; instead of any other."""
+        self.forget(connection)
+        slot = self._slot_of[connection] = int(at / self._slot_s) + 1
+        self._slots.setdefault(slot, {})[connection] = None
+
+    def forget(self, connection: Connection) -> None:
+        """It is not to be looked at any more."""
+        slot = self._slot_of.pop(connection, None)
+        if slot is not None:
+            connections = self._slots[slot]
+            del connections[connection]
+            if not connections:
+                del self._slots[slot]
+
+    def take(self, now: float) -> list[Connection]:
+        """Those whose time has come; they are forgotten."""
+        slots = [slot for slot in self._slots if slot * self._slot_s <= now]
+        connections = [connection for slot in sorted(slots) for connection in self._slots[slot]]
+        for connection in connections:
+            self.forget(connection)
+        return connections
+
+
 class Hub:
     """The middle of the gateway: hints and the tail on one side, connections on the other.
 
@@ -107,12 +140,27 @@ class Hub:
             now=self.now,
             wake_tail=self._tail.wake,
             delivered=self._delivered,
+            due=self._due,
             replay_changes=self.settings.replay_changes,
             join_s=self.settings.join_s,
             is_slow=self._is_slow,
         )
+        session = self.settings.session
+        self._tick_s = max(
+            0.02,
+            min(
+                1.0,
+                session.heartbeat_s / 5,
+                session.authenticate_s / 5,
+                self.settings.slow_consumer_s / 5,
+            ),
+        )
         self._dirty: dict[Connection, None] = {}
+        self._cohorts: list[Cohort] = []
         self._flush_is_due = False
+        self._lagging: dict[Connection, None] = {}
+        """Those that something is left to be sent to."""
+        self._looks = Looks(self._tick_s / 4)
         self._changes: deque[datetime] = deque(maxlen=CHANGES_REMEMBERED)
         """When the changes were made that this turn of the loop has shown."""
         self._slow: OrderedDict[str, deque[float]] = OrderedDict()
@@ -202,6 +250,7 @@ class Hub:
             kind,
         )
         self.connections[connection] = None
+        self.look(connection)
         self._count(kind, 1)
         if len(self.connections) > self.settings.connections:
             connection.close(CloseCode.TOO_MANY, "too many connections")
@@ -264,6 +313,8 @@ class Hub:
                 shares.give_back(name)
             self.measures.closes_total.labels(code=str(code) if code else "lost").inc()
             self._one_closed.set()
+        self._looks.forget(connection)
+        self._lagging.pop(connection, None)
         self._dirty.pop(connection, None)
 
     def join(self, connection: Connection, member: Member) -> None:
@@ -335,6 +386,7 @@ class Hub:
                 connection.session.send_away(after_ms, "draining", now)
             except MailboxFull:
                 connection.overflowed()
+            self.look(connection)
         try:
             async with asyncio.timeout(deadline_s):
                 while self.connections:
@@ -368,6 +420,13 @@ class Hub:
     def dirty(self, connection: Connection) -> None:
         """Something is to be written to it at the end of this turn of the loop."""
         self._dirty[connection] = None
+        self._flush_soon()
+
+    def _due(self, cohort: Cohort) -> None:
+        self._cohorts.append(cohort)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._flush_is_due:
             self._flush_is_due = True
             asyncio.get_running_loop().call_soon(self._flush)
@@ -375,8 +434,11 @@ class Hub:
     def _flush(self) -> None:
         """Writes to each connection what it is owed, all that has come up in this turn at once."""
         self._flush_is_due = False
-        dirty, self._dirty = self._dirty, {}
         now = time.monotonic()
+        cohorts, self._cohorts = self._cohorts, []
+        for cohort in cohorts:
+            cohort.flush(now)
+        dirty, self._dirty = self._dirty, {}
         packing = Packing()
         for connection in dirty:
             try:
@@ -398,35 +460,68 @@ class Hub:
     # --------------------------------------------------------------------------------------- time
 
     async def _tick(self) -> None:
-        settings = self.settings
-        session = settings.session
-        tick_s = max(
-            0.02,
-            min(
-                1.0,
-                session.heartbeat_s / 5,
-                session.authenticate_s / 5,
-                settings.slow_consumer_s / 5,
-            ),
-        )
         while True:
-            await asyncio.sleep(tick_s)
+            await asyncio.sleep(self._tick_s)
             now = self.now()
+            self._send_cursors(now)
+            for connection in self._looks.take(now.monotonic):
+                self._guarded(connection, partial(self._look, connection, now))
             owed = 0
-            for connection in list(self.connections):
-                try:
-                    connection.tick(now, settings.slow_consumer_s)
-                    self._send_cursor(connection, now)
-                except Exception as error:
-                    log.exception("a connection could not be looked after")
-                    connection.broke(error)
-                owed += connection.mailbox.size
+            for connection in list(self._lagging):
+                if connection.is_late(now.monotonic, self.settings.slow_consumer_s):
+                    owed += connection.mailbox.size
+                else:
+                    self._lagging.pop(connection, None)
             self.measures.mailbox_bytes.set(owed)
             projects = self.projects.values()
             self.measures.subscriptions.set(sum(len(each.index) for each in projects))
             self.measures.horizon_age_seconds.set(
                 max((each.horizon_age_s(now) for each in projects), default=0.0)
             )
+
+    def _send_cursors(self, now: Moment) -> None:
+        for project in self.projects.values():
+            project.cohorts.send_cursors(now, project.cursor_for, heartbeat=True)
+            for connection in list(project.news):
+                if connection.session.has_news and connection.mailbox.lane is None:
+                    self._guarded(connection, partial(self._send_cursor, connection, now))
+                else:
+                    project.news.pop(connection, None)
+
+    def _guarded(self, connection: Connection, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            log.exception("a connection could not be looked after")
+            connection.broke(error)
+
+    def _look(self, connection: Connection, now: Moment) -> None:
+        connection.tick(now)
+        if connection.mailbox.lane is None:
+            self._send_cursor(connection, now)
+        self.look(connection)
+
+    def look(self, connection: Connection) -> None:
+        """Has it looked at when something may be due without anybody's doing."""
+        if connection in self.connections:
+            now = self.now()
+            at = connection.session.looks_again_at(now)
+            # Never much later: the wall clock, by which tokens end, may be set. And what is due
+            # by now needs a turn to be done.
+            soonest, latest = self._tick_s / 2, self.settings.session.heartbeat_s
+            self._looks.put(
+                connection, min(max(at, now.monotonic + soonest), now.monotonic + latest)
+            )
+
+    def lags(self, connection: Connection) -> None:
+        """Something is left to be sent to it."""
+        self._lagging[connection] = None
+
+    def has_news(self, connection: Connection) -> None:
+        """It was told something that no cursor stands for yet."""
+        project = self.projects.get(connection.project or "")
+        if project is not None and connection in project.connections:
+            project.news[connection] = None
 
     def _send_cursor(self, connection: Connection, now: Moment) -> None:
         """A heartbeat after a silence; a checkpoint after the last of some changes."""

@@ -7,19 +7,19 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
 from realtime import protocol
 from realtime.errors import MailboxFull
-from realtime.hub.connection import Connection
+from realtime.hub.cohorts import SMALLEST, Cohort, Cohorts
+from realtime.hub.connection import Connection, connection_of
 from realtime.hub.flights import Flights
 from realtime.hub.measures import Measures
 from realtime.hub.parcel import Item, Parcel
 from realtime.hub.payloads import Payloads
 from realtime.hub.progress import BatchWatch, is_complete
 from realtime.hub.tasks import Tasks
-from realtime.mailbox import Mailbox
 from realtime.matching import Index
 from realtime.protocol import Delivery, EndReason, ResetReason
 from realtime.ring import Ring
@@ -80,6 +80,8 @@ class Services:
     wake_tail: Callable[[str], None]
     delivered: Callable[[Change, int], None]
     """A change was shown to so many."""
+    due: Callable[[Cohort], None]
+    """A cohort is to be flushed at the end of this turn."""
     replay_changes: int
     join_s: float
     is_slow: Callable[[str], bool]
@@ -103,57 +105,6 @@ class _Composed:
     over: list[Member] = field(default_factory=list)
     batches: dict[str, list[Member]] = field(default_factory=dict)
     behind: list[asyncio.Future[None]] = field(default_factory=list)
-
-
-class _Cohort:
-    """Those of a group's members who are told all that there is as it comes, and how: whoever
-    has the same wish and the same id shares the lines, and is found once for consecutive groups
-    that concern the same members."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self.members = members
-        self.others: list[Member] = []
-        """Who joins, has joined just now, or wants the latest: what they are told is their own."""
-        self.shares: list[_Share] = []
-        found: dict[tuple[Wish, int], _Share] = {}
-        share: _Share | None = None
-        for member in members:
-            if (
-                member.phase is not Phase.LIVE
-                or member.delivery is not Delivery.EVERY
-                or not member.is_settled
-            ):
-                self.others.append(member)
-                continue
-            if share is None or share.wish is not member.wish or share.id != member.id:
-                share = found.get((member.wish, member.id))
-                if share is None:
-                    share = found[member.wish, member.id] = _Share(member.wish, member.id)
-                    self.shares.append(share)
-            share.mailboxes.append(member.mailbox)
-
-
-class _Share:
-    """Mailboxes that are owed the same lines, and these lines."""
-
-    __slots__ = ("id", "lines", "mailboxes", "size", "wish")
-
-    def __init__(self, wish: Wish, id: int) -> None:
-        self.wish = wish
-        self.id = id
-        self.mailboxes: list[Mailbox] = []
-        self.lines: list[bytes] = []
-        self.size = 0
-
-    def spread(self) -> None:
-        """Puts the lines into each of the mailboxes."""
-        lines, size = self.lines, self.size
-        self.lines, self.size = [], 0
-        for mailbox in self.mailboxes if lines else ():
-            try:
-                mailbox.put_all(lines, size)
-            except MailboxFull:
-                cast("Connection", mailbox.owner).overflowed()
 
 
 class Project:
@@ -187,7 +138,9 @@ class Project:
         self._parcels: dict[tuple[int, bool], Parcel] = {}
         """What those who join at the same time are shown alike."""
         self._behind: list[asyncio.Future[None]] = []
-        self._cohort: _Cohort | None = None
+        self.cohorts = Cohorts(services.due, self.intern)
+        self.news: dict[Connection, None] = {}
+        """Those that were told something for which no cursor stands yet."""
         self._gathers = False
         self._last: dict[str, tuple[int, int]] = {}
         """The last version handed on of each run, and its transaction, until that is seen."""
@@ -208,6 +161,7 @@ class Project:
 
     def add(self, connection: Connection, member: Member) -> None:
         """Joins the subscription, for the first time or again."""
+        self.cohorts.changed()
         self.intern(member)
         if member in self.index:
             self._forget(member)
@@ -228,12 +182,14 @@ class Project:
         """The subscription is over."""
         if not self.index.remove(member):
             return
+        self.cohorts.changed()
         self._forget(member)
         left = self.connections[connection] - 1
         if left:
             self.connections[connection] = left
         else:
             del self.connections[connection]
+            self.news.pop(connection, None)
         batch_id = member.wish.selection.batch_id
         if batch_id is not None and not self.index.of_batch(batch_id):
             self._watches.pop(batch_id, None)
@@ -248,6 +204,7 @@ class Project:
 
     def went_live(self, connection: Connection, member: Member) -> None:
         """It was shown its history; what its joining remembers goes when the tail has passed."""
+        self.cohorts.changed()
         if not member.is_settled:
             self._joined.append(member)
         if member.over is not None:
@@ -498,43 +455,30 @@ class Project:
     def spread(self) -> None:
         """Whatever was gathered is in the mailboxes now."""
         self._gathers = False
-        self._spread()
+        self.cohorts.spread()
 
-    def _spread(self) -> None:
-        cohort, self._cohort = self._cohort, None
-        if cohort is not None:
-            for share in cohort.shares:
-                share.spread()
-
-    def _share(self, parcel: Parcel, members: Sequence[Member]) -> bool:
+    def _share(self, parcel: Parcel, members: list[Member]) -> bool:
         """Tells all at once that are to be told the same, and the others one by one."""
-        cohort = self._cohort
-        if cohort is None or cohort.members != members:
-            self._spread()
-            if len(self.index) != len(self.connections) and len(
-                {id(member.mailbox) for member in members}
-            ) < len(members):
-                # Several subscriptions of one connection share their lines, or take turns.
-                return self._deliver(parcel, members)
-            cohort = self._cohort = _Cohort(members)
-        verdicts = [parcel.verdict(share.wish) for share in cohort.shares]
-        for share, verdict in zip(cohort.shares, verdicts, strict=True):
-            if parcel.lacks_payload(verdict, share.wish):
+        if len(members) < SMALLEST:
+            self.cohorts.spread()
+            return self._deliver(parcel, members)
+        audience = self.cohorts.audience(members)
+        verdicts = [parcel.verdict(cohort.wish) for cohort in audience.cohorts]
+        for cohort, verdict in zip(audience.cohorts, verdicts, strict=True):
+            if parcel.lacks_payload(verdict, cohort.wish):
                 return False
             if verdict.end or verdict.over:
                 # Some are over with it: what they are owed comes before their end.
-                self._spread()
+                self.cohorts.spread()
                 return self._deliver(parcel, members)
-        if cohort.others and not self._deliver(parcel, cohort.others):
+        if audience.others and not self._deliver(parcel, audience.others):
             return False
         told = 0
-        for share, verdict in zip(cohort.shares, verdicts, strict=True):
-            for item in parcel.items(verdict, share.wish):
-                line = item.line((share.id,))
-                share.lines.append(line)
-                share.size += len(line)
+        for cohort, verdict in zip(audience.cohorts, verdicts, strict=True):
+            for item in parcel.items(verdict, cohort.wish):
+                self.cohorts.owe(cohort, item.line((cohort.id,)))
             if verdict.kind is not None:
-                told += len(share.mailboxes)
+                told += len(cohort)
         if told:
             self.services.delivered(parcel.group.last, told)
         return True
@@ -614,6 +558,7 @@ class Project:
 
     def _mark_over(self, member: Member) -> None:
         """It seems over; it is when a statement of the tail that begins now has passed."""
+        member.stand_alone()
         self._over[member] = None
         connection_of(member).session.wishes_changed()
         self.wake_tail()
@@ -675,6 +620,8 @@ class Project:
         }
         for member in composed.joined:
             member.settle()
+        if composed.joined:
+            self.cohorts.changed()
         for member in composed.over:
             self._over.pop(member, None)
             if member.over is not None:
@@ -716,8 +663,12 @@ class Project:
 
     def _send_checkpoints(self, horizon: Horizon) -> None:
         now = self.services.now()
+        self.cohorts.send_cursors(now, self.cursor_for, heartbeat=False)
         written: dict[object, str] = {}
-        for connection in list(self.connections):
+        for connection in list(self.news):
+            if not connection.session.has_news or connection.mailbox.lane is not None:
+                del self.news[connection]
+                continue
             session = connection.session
             if session.checkpoint_is_due(now):
                 cursor = session.cursor_for(self.epoch, horizon)
@@ -822,8 +773,3 @@ def _wake(waiting: Sequence[asyncio.Future[None]]) -> None:
     for future in waiting:
         if not future.done():
             future.set_result(None)
-
-
-def connection_of(member: Member) -> Connection:
-    """Whose mailbox it is: in the hub every mailbox belongs to a connection."""
-    return cast("Connection", member.mailbox.owner)
