@@ -350,12 +350,19 @@ class Hub:
     async def _recheck(self, connection: Connection, member: Member) -> None:
         wish = member.wish
         selection = Selection(project=wish.selection.project, run_id=wish.selection.run_id)
-        try:
-            page = await self._services.flights.get(
-                ("snapshot", selection, 1), lambda: self._store.snapshot(selection, limit=1)
-            )
-        except StoreError:
-            return  # with the run's next change it is looked at again
+        page = None
+        wait_s = 0.1
+        while page is None:
+            try:
+                page = await self._services.flights.get(
+                    ("snapshot", selection, 1), lambda: self._store.snapshot(selection, limit=1)
+                )
+            except StoreError:
+                # There may be no next change with which it would be looked at again.
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, 2.0)
+                if member.wish is not wish or not connection.session.holds(member):
+                    return
         if member.wish is wish and page.runs and not wish.has(page.runs[0]):
             if member.was_live:
                 connection.say(lambda: connection.session.end(member, EndReason.FORBIDDEN))

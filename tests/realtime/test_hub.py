@@ -526,6 +526,32 @@ async def test_a_subscription_that_waited_for_the_store_joins_when_it_is_back() 
         await until(lambda: "fresh" in outlet.types())
 
 
+async def test_a_fresh_token_is_held_against_the_run_as_soon_as_the_store_can_be_read() -> None:
+    """The run may never change again.
+
+    Taken out: the second try; the stream stayed, under a token that does not cover it.
+    """
+    async with setting() as s:
+        s.store.create("r", tags=["a"])
+        grants = [FakeGrant(tags=frozenset("b")), FakeGrant(tags=frozenset("a"))]
+
+        async def authenticate(token: str | None) -> FakeGrant:
+            return grants.pop()
+
+        outlet = RecordingOutlet()
+        connection = s.hub.connect(outlet, authenticate)
+        await connection.open(None)
+        await connection.received(protocol_line({"type": "subscribeToRun", "runId": "r", "id": 1}))
+        await until(lambda: "live" in outlet.types(), "live")
+        s.store.away = True
+        await connection.received(protocol_line({"type": "authenticate", "token": "another"}))
+        await until(lambda: "authenticated" in outlet.types())
+        await turns(50)  # the first look fails
+        s.store.away = False
+        await until(lambda: "end" in outlet.types(), "end")
+        assert of_type(outlet.said(), "end")[0]["reason"] == "forbidden"
+
+
 async def test_a_heartbeat_breaks_the_silence() -> None:
     settings = SessionSettings(heartbeat_s=0.1)
     async with setting(session=settings) as s:
