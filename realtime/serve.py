@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 KEEP_ALIVE_S: Final = 65
 """Longer than the 60 s after which common proxies drop an idle connection themselves."""
 
+LATE_S: Final = 0.1
+"""So long somebody who came in at the end of a drain may take to become a stream, and to go."""
+
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -119,15 +122,29 @@ class Server(uvicorn.Server):
         # It goes on accepting meanwhile: a balancer takes its time to hear of the end.
         drain_s = self._runtime.settings.drain_s
         deadline = time.monotonic() + drain_s
-        draining = asyncio.create_task(self._runtime.drain(drain_s))
+        # A part of the time is kept for requests that are still being answered then.
+        streams_s = drain_s - min(drain_s / 5, 1.0)
+        draining = asyncio.create_task(self._runtime.drain(streams_s))
         while not (draining.done() or self.force_exit or time.monotonic() >= deadline):
             await asyncio.wait({draining}, timeout=0.05)
         draining.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await draining
+        # Nobody comes in from here on; whoever just did is sent away like the others before it
+        # is closed.
+        for one in self.servers:
+            one.close()
+        for listening in sockets or []:
+            listening.close()
+        late = time.monotonic() + LATE_S
+        while self.server_state.connections and not self.force_exit and time.monotonic() < late:
+            await asyncio.sleep(LATE_S / 10)
+            if self._runtime.hub.connections:
+                await self._runtime.hub.drain(LATE_S)
+                break
         # Requests that are being answered get what is left of the time.
-        left_s = 0.0 if self.force_exit else max(deadline - time.monotonic(), 1.0)
-        self.config.timeout_graceful_shutdown = round(left_s)
+        left_s = 0.0 if self.force_exit else max(deadline - time.monotonic(), 0.5)
+        self.config.timeout_graceful_shutdown = left_s  # type: ignore[assignment]
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
