@@ -2,6 +2,10 @@
 
 import { RunstreamError } from "./errors.js";
 
+/** @import {Clock} from "./types.js" */
+
+// As long as a provider may take.
+const PATIENCE_MS = 30_000;
 // A provider mostly asks some server for the token, and that one may be away for a while, too:
 // `fetch` then throws a TypeError.
 const PASSING = ["TypeError", "AbortError", "TimeoutError", "NetworkError"];
@@ -13,11 +17,16 @@ export class Credentials {
   token;
   /** @type {(() => string | Promise<string>) | undefined} */
   #provider;
+  #clock;
   /** @type {Promise<string> | undefined} */
   #asking;
 
-  /** @param {string | (() => string | Promise<string>)} [token] */
-  constructor(token) {
+  /**
+   * @param {string | (() => string | Promise<string>) | undefined} token
+   * @param {Clock} clock
+   */
+  constructor(token, clock) {
+    this.#clock = clock;
     if (typeof token === "function") this.#provider = token;
     else this.token = token || undefined;
   }
@@ -32,7 +41,8 @@ export class Credentials {
   }
 
   /**
-   * Another token than `stale`, from the provider, or from whoever asked it meanwhile.
+   * Another token than `stale`, from the provider, or from whoever asked it meanwhile. Throws
+   * `unauthorized` if the provider fails; `connection_lost` if that may pass, or if it does not answer.
    *
    * @param {string} [stale]
    * @returns {Promise<string>}
@@ -48,11 +58,23 @@ export class Credentials {
   async #ask() {
     if (!this.#provider) throw new RunstreamError("unauthorized", "the token is not accepted");
     let token;
+    let watch;
     try {
-      token = await this.#provider();
+      token = await Promise.race([
+        this.#provider(),
+        new Promise((_, fail) => {
+          const silent = new RunstreamError("connection_lost", "the token provider does not answer");
+          watch = this.#clock.setTimeout(() => fail(silent), PATIENCE_MS);
+        }),
+      ]);
     } catch (error) {
-      if (isPassing(error)) throw error;
-      throw new RunstreamError("unauthorized", `the token provider failed: ${error}`, { cause: error });
+      if (error instanceof RunstreamError && isPassing(error)) throw error;
+      const [code, what] = isPassing(error)
+        ? ["connection_lost", "there is no token for now"]
+        : ["unauthorized", "the token provider failed"];
+      throw new RunstreamError(code, `${what}: ${error}`, { cause: error });
+    } finally {
+      this.#clock.clearTimeout(watch);
     }
     if (!token) throw new RunstreamError("unauthorized", "the token provider gave no token");
     this.token = token;

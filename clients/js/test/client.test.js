@@ -629,6 +629,31 @@ test("a provider that is away is asked again, one that fails is told", async () 
   await assert.rejects(taken(broken.runs.subscribeToRun("run_1")).over, { code: "unauthorized" });
 });
 
+test("a provider that never answers is asked again, and a call that waits for it ends", async () => {
+  let asked = 0;
+  const world = aWorld({ token: () => (asked++ ? "t" : new Promise(() => {})) });
+  world.runs.subscribeToRun("run_1").subscribe(() => {});
+  const calls = [1, 2].map(() => assert.rejects(world.runs.get("run_1"), { code: "connection_lost" }));
+  await settled();
+  await world.clock.pass(29_000);
+  assert.deepEqual([asked, world.sockets.length], [1, 0]);
+  await world.clock.pass(2_000);
+  await Promise.all(calls);
+  assert.deepEqual([asked, world.sockets.length], [2, 1]);
+});
+
+test("a call for which there is no token throws an error of ours", async () => {
+  const world = aWorld({
+    token: async () => {
+      throw new TypeError("Failed to fetch");
+    },
+  });
+  await assert.rejects(world.runs.get("run_1"), (/** @type {any} */ error) => {
+    assert.deepEqual([error.name, error.code, error.cause.name], ["RunstreamError", "connection_lost", "TypeError"]);
+    return true;
+  });
+});
+
 test("a server that is silent is asked, and left if it stays so", async () => {
   const world = aWorld();
   world.runs.subscribeToRun("run_1").subscribe(() => {});

@@ -30,6 +30,7 @@ from clients.python.tests.scripted import (
 )
 from runstream import (
     BadRequest,
+    ClientClosed,
     Forbidden,
     Live,
     NotFound,
@@ -39,6 +40,7 @@ from runstream import (
     State,
     Subscription,
     Unauthorized,
+    credentials,
 )
 
 
@@ -440,6 +442,66 @@ async def test_a_provider_that_is_away_is_asked_again(server: ScriptedServer) ->
         subscription, socket = await follow(client, server)
         assert socket.token == "good"
         await subscription.aclose()
+
+
+async def test_a_provider_that_never_answers_is_asked_again(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its subscription would wait in ASKING for ever, and nobody would be told."""
+    monkeypatch.setattr(credentials, "PATIENCE_S", 0.02)
+    asked = 0
+
+    async def provide() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await asyncio.Event().wait()
+        return "good"
+
+    async with Runstream(server.url, token=provide, timing=QUICK) as client:
+        subscription, socket = await follow(client, server)
+        assert socket.token == "good"
+        await subscription.aclose()
+
+
+async def test_closing_waits_neither_for_a_token_nor_for_a_run_that_is_read(
+    server: ScriptedServer,
+) -> None:
+    """Each may take as long as a provider or a server likes."""
+    asked = asyncio.Event()
+
+    async def provide() -> str:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def respond(_: Any) -> Answer:
+        asked.set()
+        await answers.wait()
+        return Answer(cut=True)
+
+    answers = asyncio.Event()
+    client = Runstream(server.url, token=provide, timing=QUICK)
+    waiting = asyncio.create_task(client.wait_for_run(RUN))
+    await asked.wait()
+    async with asyncio.timeout(PATIENCE_S):
+        await client.aclose()
+    with pytest.raises(ClientClosed):
+        await waiting
+
+    asked.clear()
+    server.on("GET", f"/v1/runs/{RUN}", respond)
+    client = Runstream(server.url, api_key="key-1", timing=QUICK)
+    waiting = asyncio.create_task(client.wait_for_run(RUN))
+    socket = await server.welcomed()
+    await socket.receive()
+    await socket.send(live(), a_change(2))
+    await asked.wait()
+    async with asyncio.timeout(PATIENCE_S):
+        await client.aclose()
+    with pytest.raises(ClientClosed):
+        await waiting
+    answers.set()
 
 
 async def test_a_provider_that_is_broken_is_raised(server: ScriptedServer) -> None:

@@ -66,7 +66,7 @@ export class Runstream {
     const address = new URL(url, globalThis.location?.href);
     if (!/^https?:$/.test(address.protocol)) throw new TypeError(`${address} is no http address`);
     const base = address.origin + address.pathname.replace(/\/+$/, "");
-    const credentials = new Credentials(token);
+    const credentials = new Credentials(token, clock);
     this.#http = new Http(base, credentials, { fetch, clock, random });
     this.#connection = new Connection(
       base,

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -79,6 +80,8 @@ class Connection:
         self._outgoing: list[Send] = []
         self._has_outgoing: asyncio.Event | None = None
         self._fetching: set[str] = set()
+        # For an answer that may take as long as somebody else likes.
+        self._waits: set[asyncio.Task[Any]] = set()
         self._fetch_slots: asyncio.Semaphore | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -177,6 +180,8 @@ class Connection:
                 # Looked at and let go in one breath: what is asked for from here on
                 # starts another task.
                 self._group = self._at_rest = None
+                for task in self._waits:
+                    task.cancel()
         except BaseExceptionGroup as broken:
             log.exception("the connection has broken; this is a fault of the client")
             self._group = self._at_rest = None
@@ -309,9 +314,12 @@ class Connection:
 
     async def _ask(self) -> None:
         session = self.session
+        if session.state in AT_REST:
+            return  # It was given up before it began.
         try:
-            # Another than the present one, also if that was never refused: it ends soon.
-            token = await self._credentials.fresh(self._credentials.token)
+            with self._waiting():
+                # Another than the present one, also if that was never refused: it ends soon.
+                token = await self._credentials.fresh(self._credentials.token)
         except PASSING as error:
             log.warning("the token provider failed, it is asked again: %r", error)
             self._perform(session.token_failed(None, self._now()))
@@ -321,23 +329,37 @@ class Connection:
             self._perform(session.token_came(token, self._now()))
 
     async def _fetch(self, run_id: str, again: bool) -> None:
+        try:
+            with self._waiting():
+                run = await self._fetched(run_id, 0.05 if again else 0.0)
+        finally:
+            self._fetching.discard(run_id)
+        self._perform(self.session.fetched(run_id, run, self._now()))
+
+    async def _fetched(self, run_id: str, pause_s: float) -> AnyRun | None:
         if self._fetch_slots is None:
             self._fetch_slots = asyncio.Semaphore(MAX_FETCHES)
-        run: AnyRun | None = None
-        pause_s = 0.05 if again else 0.0
         async with self._fetch_slots:
             while any(stream.wants(run_id) for stream in self.session.streams):
                 await asyncio.sleep(pause_s)
                 try:
-                    run = await self._fetch_run(run_id)
-                    break
+                    return await self._fetch_run(run_id)
                 except (NotFound, Forbidden):
                     break
                 except RunstreamError as error:
                     log.warning("run %s could not be read, it is tried again: %s", run_id, error)
                     pause_s = min(10.0, 2 * pause_s + 0.5) * random.uniform(0.5, 1)
-        self._fetching.discard(run_id)
-        self._perform(self.session.fetched(run_id, run, self._now()))
+        return None
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._waits.add(task)
+        try:
+            yield
+        finally:
+            self._waits.discard(task)
 
 
 async def _close(socket: ClientConnection, code: int) -> None:

@@ -48,25 +48,35 @@ class Credentials:
     async def fresh(self, stale: str | None) -> str:
         """Another token than `stale`, from the provider, or from whoever asked it meanwhile.
 
-        Raises what the provider raises if that may pass (see `PASSING`), else `Unauthorized`.
+        Raises `Unauthorized` if the provider fails, but if that may pass (see `PASSING`), or
+        if it has not answered after `PATIENCE_S`, `ConnectionLost` or what it raised of ours.
         """
         if self._provider is None:
             raise Unauthorized("the key or token is not accepted")
         if self._asking is None:
             self._asking = asyncio.Lock()
-        async with self._asking:
-            if self.token is not None and self.token != stale:
+        try:
+            # Also while somebody else asks, or those who wait would have to one after the other.
+            async with asyncio.timeout(PATIENCE_S), self._asking:
+                if self.token is None or self.token == stale:
+                    self.token = await self._ask(self._provider)
                 return self.token
-            try:
-                async with asyncio.timeout(PATIENCE_S):
-                    token = await self._provider()
-            except (*PASSING, Unauthorized):
+        except TimeoutError as error:
+            raise ConnectionLost("the token provider does not answer") from error
+
+    async def _ask(self, provider: TokenProvider) -> str:
+        try:
+            token = await provider()
+        except PASSING as error:
+            if isinstance(error, RunstreamError | TimeoutError):
                 raise
-            except RunstreamError as error:
-                raise Unauthorized(f"the token provider failed: {error}") from error
-            except Exception as error:
-                raise Unauthorized(f"the token provider failed: {error!r}") from error
-            if not token:
-                raise Unauthorized("the token provider gave no token")
-            self.token = token
-            return token
+            raise ConnectionLost(f"there is no token for now: {error!r}") from error
+        except Unauthorized:
+            raise
+        except RunstreamError as error:
+            raise Unauthorized(f"the token provider failed: {error}") from error
+        except Exception as error:
+            raise Unauthorized(f"the token provider failed: {error!r}") from error
+        if not token:
+            raise Unauthorized("the token provider gave no token")
+        return token

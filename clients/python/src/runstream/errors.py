@@ -15,9 +15,10 @@ class RunstreamError(Exception):
 
 
 class ConnectionLost(RunstreamError):
-    """The server could not be reached over HTTP, also not after a few tries.
+    """The server could not be reached over HTTP, also not after a few tries, or does not answer.
 
-    Nothing was sent. A subscription never raises this: it goes on trying.
+    Nothing was changed. Also if there is no token for now: its provider can't be reached, or
+    does not answer. A subscription never raises this: it goes on trying.
     """
 
 
