@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,8 +38,10 @@ from runstream import (
     Unauthorized,
     Unavailable,
     Unprocessable,
+    credentials,
     http,
 )
+from runstream.timing import seconds_to_wait
 
 RUN = "/v1/runs/run_1"
 
@@ -97,10 +101,10 @@ async def test_errors_carry_their_facts(server: ScriptedServer, client: Runstrea
         await client.trigger("x")
     assert unprocessable.value.errors == (FieldError("tags[0]", "too long"),)
 
-    server.on("GET", RUN, problem(429, "too_many_requests", retry_after=7))
+    server.on("GET", RUN, problem(429, "too_many_requests", retry_after=70))
     with pytest.raises(TooManyRequests) as limited:
         await client.runs.get("run_1")
-    assert limited.value.retry_after == 7
+    assert limited.value.retry_after == 70
 
 
 # What is tried again
@@ -158,6 +162,51 @@ async def test_a_server_that_is_not_there_is_a_lost_connection(
     await server.start()
 
 
+@pytest.mark.parametrize("status, code", [(429, "too_many_requests"), (503, "unavailable")])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_server_that_asks_for_patience_gets_it(
+    server: ScriptedServer, client: Runstream, method: str, status: int, code: str
+) -> None:
+    asked_at: list[float] = []
+
+    def respond(_: Asked) -> Answer:
+        asked_at.append(time.monotonic())
+        busy = problem(status, code, retry_after=0.05)
+        return busy if len(asked_at) == 1 else Answer(200, a_run())
+
+    server.on("GET", RUN, respond)
+    server.on("POST", f"{RUN}/cancel", respond)
+    run = client.runs.get("run_1") if method == "GET" else client.runs.cancel("run_1")
+    assert (await run).version == 1
+    first, second = asked_at
+    assert second - first >= 0.05
+
+
+async def test_a_read_that_is_never_answered_ends_as_a_lost_connection(
+    server: ScriptedServer,
+) -> None:
+    async def respond(_: Asked) -> Answer:
+        await never.wait()
+        return Answer(cut=True)
+
+    never = asyncio.Event()
+    server.on("GET", RUN, respond)
+    async with Runstream(server.url, api_key="key-1", timeout_s=0.05, timing=QUICK) as client:
+        with pytest.raises(ConnectionLost):
+            await client.runs.get("run_1")
+    never.set()
+
+
+def test_patience_is_told_in_seconds_or_as_a_date() -> None:
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    assert seconds_to_wait("7", now) == 7
+    assert seconds_to_wait("Sun, 01 Mar 2026 12:00:30 GMT", now) == 30
+    assert seconds_to_wait("Sun, 01 Mar 2026 11:00:00 GMT", now) == 0
+    assert seconds_to_wait("-1", now) == 0
+    for nothing in (None, "", "soon", "nan", "inf"):
+        assert seconds_to_wait(nothing, now) is None
+
+
 async def test_a_server_that_wants_long_patience_is_not_waited_for(
     server: ScriptedServer, client: Runstream
 ) -> None:
@@ -166,6 +215,28 @@ async def test_a_server_that_wants_long_patience_is_not_waited_for(
         await client.runs.get("run_1")
     assert error.value.retry_after == 3600
     assert len(server.asked) == 1
+
+
+async def silent() -> str:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def away() -> str:
+    raise ConnectionRefusedError("not now")
+
+
+@pytest.mark.parametrize("provider", [silent, away])
+async def test_a_call_for_which_there_is_no_token_ends_with_an_error_of_ours(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, provider: Callable[[], Awaitable[str]]
+) -> None:
+    """Also for those who wait for the same token: each has waited once, and not in a row."""
+    monkeypatch.setattr(credentials, "PATIENCE_S", 0.02)
+    async with Runstream(server.url, token=provider, timing=QUICK) as client:
+        calls = [client.runs.get("run_1") for _ in range(3)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(error) for error in errors] == [ConnectionLost] * 3
+    assert server.asked == []
 
 
 async def test_a_refused_token_is_replaced_once(server: ScriptedServer) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime
 
 import websockets
 
 from runstream.effects import DialFailed
 from runstream.errors import RunstreamError, refusal
 from runstream.session import Session
+from runstream.timing import seconds_to_wait
 
 
 def why(error: Exception, session: Session) -> DialFailed:
@@ -17,7 +19,7 @@ def why(error: Exception, session: Session) -> DialFailed:
         case websockets.InvalidStatus(response=response):
             status = response.status_code
             text = f"the server answers {status} at its stream"
-            wait = _seconds(response.headers.get("Retry-After"))
+            wait = seconds_to_wait(response.headers.get("Retry-After"), datetime.now(UTC))
             if status == 401:
                 return DialFailed(text, unauthorized=True)
             if status in (429, 503):
@@ -39,10 +41,3 @@ def why(error: Exception, session: Session) -> DialFailed:
             return DialFailed(str(error) or type(error).__name__)
         case _:
             return DialFailed(repr(error), error=RunstreamError(f"cannot connect: {error!r}"))
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    try:
-        return None if retry_after is None else max(0.0, float(retry_after))
-    except ValueError:
-        return None

@@ -7,7 +7,7 @@ import random
 import ssl
 import uuid
 from collections.abc import AsyncIterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -31,6 +31,7 @@ from runstream.errors import (
     refusal,
 )
 from runstream.models import AnyRun
+from runstream.timing import seconds_to_wait
 
 T = TypeVar("T")
 
@@ -109,9 +110,9 @@ class Http:
     ) -> httpx2.Response:
         """The answer to a call, if it is a success.
 
-        Reads are tried again if the server can't be reached or says that it is
-        unavailable. Commands are, too: they carry a key by which the server knows the
-        repeat. Raises a `Refused` for what the server refuses, `ConnectionLost` if nothing
+        Reads are tried again if the server can't be reached, does not answer in time or says
+        that it is unavailable; a `Retry-After` of up to ten seconds is waited for, also after
+        429. Commands are, too: they carry a key by which the server knows the repeat. Raises a `Refused` for what the server refuses, `ConnectionLost` if nothing
         could be sent, `OutcomeUnknown` if a command's answer was lost.
         """
         is_command = method != "GET"
@@ -159,17 +160,17 @@ class Http:
                     maybe_done = True
                     refused.command_key = key
                 failures += 1
-                wait_s = getattr(refused, "retry_after", None) or 0.0
-                if (
-                    response.status_code not in (502, 503, 504)
-                    or failures >= tries
-                    or wait_s > MAX_RETRY_AFTER_S
-                ):
+                wait_s = getattr(refused, "retry_after", None)
+                # One who asked too much is told, unless the server says when there is room again.
+                may_pass = response.status_code in (502, 503, 504) or (
+                    response.status_code == 429 and wait_s is not None
+                )
+                if not may_pass or failures >= tries or (wait_s or 0.0) > MAX_RETRY_AFTER_S:
                     if maybe_done and isinstance(refused, Unavailable):
                         # One of the earlier tries may have been the one that worked.
                         raise _lost(refused, key) from refused
                     raise refused
-                delay_s += wait_s
+                delay_s += wait_s or 0.0
             await asyncio.sleep(delay_s)
 
     def _opened(self) -> httpx2.AsyncClient:
@@ -235,10 +236,7 @@ def problem_of(told: Mapping[str, Any], status: int, retry_after: str | None = N
                 if isinstance(entry, dict)
             )
         case TooManyRequests() | Unavailable():
-            try:
-                error.retry_after = float(retry_after) if retry_after else None
-            except ValueError:
-                pass
+            error.retry_after = seconds_to_wait(retry_after, datetime.now(UTC))
     return error
 
 

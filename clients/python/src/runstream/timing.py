@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,21 @@ class Timing:
     refresh_at: float = 0.8
     refresh_before_s: float = 30.0
     busy_retries: int = 5
+
+
+def seconds_to_wait(retry_after: str | None, now: datetime) -> float | None:
+    """What a `Retry-After` asks for, which is seconds or a date; None if it can't be read."""
+    if not retry_after:
+        return None
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            at = parsedate_to_datetime(retry_after)
+        except ValueError:
+            return None
+        seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 class Backoff:
