@@ -994,6 +994,14 @@ async def restore(world: World, chance: random.Random) -> None:
         # what came after the cursor was nobody's to take back.
         for client in world.clients:
             client.go_back(world.ledgers[client.project])
+            # Of what the copy does not know there is nothing to be told, not even that.
+            known = world.copied[client.project]
+            client.streams = [
+                each
+                for each in client.streams
+                if (each.target is None or each.target in known.states)
+                and each.ask.get("batchId") in {None, *known.batch_ids}
+            ]
     await world.begin_again()
     for gateway in world.gateways:
         gateway.begin()
