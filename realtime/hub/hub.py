@@ -38,6 +38,8 @@ SLOW_TIMES: Final = 3
 SLOW_WITHIN_S: Final = 60.0
 SLOW_REMEMBERED: Final = 10_000
 CHANGES_REMEMBERED: Final = 10_000
+LOOKS: Final = 4
+"""How often in a tick it is looked for connections that something is due for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +162,7 @@ class Hub:
         self._flush_is_due = False
         self._lagging: dict[Connection, None] = {}
         """Those that something is left to be sent to."""
-        self._looks = Looks(self._tick_s / 4)
+        self._looks = Looks(self._tick_s / LOOKS)
         self._changes: deque[datetime] = deque(maxlen=CHANGES_REMEMBERED)
         """When the changes were made that this turn of the loop has shown."""
         self._slow: OrderedDict[str, deque[float]] = OrderedDict()
@@ -467,12 +469,17 @@ class Hub:
     # --------------------------------------------------------------------------------------- time
 
     async def _tick(self) -> None:
+        turn = 0
         while True:
-            await asyncio.sleep(self._tick_s)
+            # What is due at a time of its own is looked for more often: it is found at once.
+            await asyncio.sleep(self._tick_s / LOOKS)
             now = self.now()
-            self._send_cursors(now)
             for connection in self._looks.take(now.monotonic):
                 self._guarded(connection, partial(self._look, connection, now))
+            turn += 1
+            if turn % LOOKS:
+                continue
+            self._send_cursors(now)
             owed = 0
             for connection in list(self._lagging):
                 if connection.is_late(now.monotonic, self.settings.slow_consumer_s):
@@ -515,7 +522,7 @@ class Hub:
             at = connection.session.looks_again_at(now)
             # Never much later: the wall clock, by which tokens end, may be set. And what is due
             # by now needs a turn to be done.
-            soonest, latest = self._tick_s / 2, self.settings.session.heartbeat_s
+            soonest, latest = self._tick_s / LOOKS, self.settings.session.heartbeat_s
             self._looks.put(
                 connection, min(max(at, now.monotonic + soonest), now.monotonic + latest)
             )
