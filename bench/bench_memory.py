@@ -19,6 +19,8 @@ from tests.processes import API_KEY, Server, make_folder
 
 CONNECTIONS: Final = 10_000
 SETTLE_S: Final = 3.0
+JOIN_S: Final = 300.0
+"""How long it may take until all have joined."""
 SPARE_FILES: Final = 500
 
 
@@ -47,6 +49,7 @@ async def measure(server: Server, count: int) -> int:
             ready='"type":"live"',
             path="/v1/realtime",
             headers=headers,
+            within_s=JOIN_S,
         ):
             await asyncio.sleep(SETTLE_S)
             return int(process.memory_info().rss)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from typing import Any, Final, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 from websockets.frames import CloseCode
@@ -69,12 +70,18 @@ _TOO_LARGE: Final = _problem(
 )
 
 
+Take: TypeAlias = Callable[[Any], Awaitable[None]]
+"""Takes one message, as ASGI has it. Raises nothing."""
+
+
 def _nothing() -> None:
     pass
 
 
 class Link:
     """The application's way to one WebSocket's transport. Nothing of it waits."""
+
+    __slots__ = ("_protocol", "_transport", "_written", "resumed")
 
     def __init__(self, protocol: FramesProtocol) -> None:
         self._protocol = protocol
@@ -132,18 +139,157 @@ class Link:
         """Drops the connection, and what waits in its buffer."""
         self._protocol.transport.abort()
 
+    def carry(self, take: Take) -> None:
+        """From now on `take` is awaited for each message that comes, one after the other, the last
+        of which is `websocket.disconnect`; the application returns, and the connection lives on.
+        """
+        self._protocol.carry(take)
+
+
+class _Inbox:
+    """What came from one WebSocket and was not taken: in the place of uvicorn's queue, once the
+    application has returned. There is a task only while there is something to be taken."""
+
+    __slots__ = ("_messages", "_protocol", "_take", "_task")
+
+    def __init__(self, protocol: FramesProtocol, take: Take) -> None:
+        self._protocol = protocol
+        self._take = take
+        self._messages: list[Any] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def put_nowait(self, message: Any) -> None:
+        self._messages.append(message)
+        if self._task is None:
+            protocol = self._protocol
+            self._task = protocol.loop.create_task(self._run(), name="WebSocket reader")
+            protocol.tasks.add(self._task)
+            self._task.add_done_callback(protocol.on_task_complete)
+
+    async def _run(self) -> None:
+        protocol = self._protocol
+        try:
+            while self._messages:
+                message = self._messages.pop(0)
+                if not self._messages and protocol.read_paused:
+                    protocol.read_paused = False
+                    protocol.transport.resume_reading()
+                await self._take(message)
+                if message["type"] == "websocket.disconnect":
+                    self._messages.clear()
+                    if protocol.close_timer is None:
+                        protocol.transport.close()
+        finally:
+            self._task = None
+
+
+class _Flag:
+    """An event that nobody waits for."""
+
+    __slots__ = ("_is_set",)
+
+    def __init__(self, is_set: bool) -> None:
+        self._is_set = is_set
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
 
 class FramesProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, with a `Link`, and which never waits for a stalled reader.
 
-    uvicorn closes a connection whose ping was not answered by `transport.close()`, which waits
+    Its many attributes have slots: a dictionary of so many costs five times as much, for each
+    connection. uvicorn closes a connection whose ping was not answered by `transport.close()`, which waits
     until the buffer is empty: for a reader that reads nothing that is never.
     """
 
     _has_failed = False
     """Whether the peer broke the rules: nothing of it is looked at any more."""
-    _link: Link | None = None
-    _abort_timer: asyncio.TimerHandle | None = None
+    __slots__ = (
+        "_abort_timer",
+        "_is_carried",
+        "_link",
+        "app",
+        "app_state",
+        "asgi_version",
+        "client",
+        "close_sent",
+        "close_timeout",
+        "close_timer",
+        "config",
+        "conn",
+        "connections",
+        "curr_msg_data_type",
+        "default_headers",
+        "disconnected",
+        "frames",
+        "handshake_complete",
+        "handshake_initiated",
+        "initial_response",
+        "last_ping_rtt",
+        "logger",
+        "loop",
+        "pending_ping_payload",
+        "ping_interval",
+        "ping_sent_at",
+        "ping_timeout",
+        "ping_timer",
+        "pong_timer",
+        "queue",
+        "read_paused",
+        "request",
+        "response",
+        "root_path",
+        "scheme",
+        "scope",
+        "server",
+        "tasks",
+        "transport",
+        "writable",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._link: Link | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
+        self._is_carried = False
+        super().__init__(*args, **kwargs)
+
+    def carry(self, take: Take) -> None:
+        """What `Link.carry` says; lets go of what only the handshake took."""
+        waiting = self.queue
+        self.queue = cast("asyncio.Queue[Any]", _Inbox(self, take))
+        self.writable = cast("asyncio.Event", _Flag(self.writable.is_set()))
+        self._is_carried = True
+        # The parser, which lives as long as the connection, has the request too.
+        for message in (self.request, self.response):
+            message.headers.clear()
+        del self.scope, self.request, self.response
+        while not waiting.empty():
+            self.queue.put_nowait(waiting.get_nowait())
+
+    async def run_asgi(self) -> None:
+        try:
+            await self.app(self.scope, self.receive, self.send)
+        except ClientDisconnected:
+            pass
+        except BaseException:
+            self.logger.exception("Exception in ASGI application")
+            if self._is_carried:
+                self.transport.abort()
+            else:
+                self.send_500_response()
+        else:
+            if not self.handshake_complete:
+                self.logger.error("the application returned without completing the handshake")
+                self.send_500_response()
+        if self.close_timer is None and not self._is_carried:
+            self.transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

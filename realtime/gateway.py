@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
@@ -42,7 +43,9 @@ class WebSocketEndpoint:
         )
         outlet.attach(connection)
         if isinstance(outlet, FrameOutlet):
-            await self._carry(connection, scope, receive)
+            # Neither task, scope nor headers are kept for a connection that is open.
+            if await self._open(connection, scope):
+                outlet.carry(partial(self._take, connection))
             return
         writer = asyncio.create_task(outlet.run(), name="WebSocket writer")
         # One that can't write is lost, also if its reader still waits for something to read.
@@ -58,23 +61,48 @@ class WebSocketEndpoint:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
 
-    async def _carry(self, connection: Connection, scope: Scope, receive: Receive) -> None:
+    async def _open(self, connection: Connection, scope: Scope) -> bool:
+        """Whether it can go on."""
         try:
             await connection.open(bearer(scope))
-            while True:
-                message = await receive()
-                if message["type"] == "websocket.disconnect":
-                    return
-                text: Any = message.get("text")
-                if text is None:
-                    connection.close(CloseCode.BAD_MESSAGE, "messages are text")
-                else:
-                    await connection.received(text)
         except asyncio.CancelledError:
+            connection.lost()
             raise
         except Exception as error:
             log.exception("a connection failed")
             connection.broke(error)
+            connection.lost()
+            return False
+        return True
+
+    async def _take(self, connection: Connection, message: Any) -> None:
+        """What came, the end included."""
+        try:
+            if message["type"] == "websocket.disconnect":
+                connection.lost()
+                return
+            text: Any = message.get("text")
+            if text is None:
+                connection.close(CloseCode.BAD_MESSAGE, "messages are text")
+            else:
+                await connection.received(text)
+        except asyncio.CancelledError:
+            connection.lost()
+            raise
+        except Exception as error:
+            log.exception("a connection failed")
+            connection.broke(error)
+            connection.lost()
+
+    async def _carry(self, connection: Connection, scope: Scope, receive: Receive) -> None:
+        try:
+            if not await self._open(connection, scope):
+                return
+            while True:
+                message = await receive()
+                await self._take(connection, message)
+                if message["type"] == "websocket.disconnect":
+                    return
         finally:
             connection.lost()
 

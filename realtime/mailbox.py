@@ -80,6 +80,11 @@ class _Latest:
 
 _Entry: TypeAlias = bytes | _Page | _Checkpoint | _Latest
 
+_NONE: Final[deque[_Entry]] = deque(maxlen=0)
+"""The entries of all mailboxes that are empty."""
+_NO_LATEST: Final[dict[int, dict[str, _Latest]]] = {}
+"""The same of what they are owed under `latest`."""
+
 
 class Mailbox:
     """Finished lines, in order; those of `latest` merge while they wait.
@@ -116,11 +121,13 @@ class Mailbox:
         """Where lines go past it, until the next is put into it."""
         self.is_plain = True
         """Whether nothing but plain lines is in it, each counted by its length."""
-        self._entries: deque[_Entry] = deque()
-        self._latest: dict[int, dict[str, _Latest]] = {}
+        # An empty deque takes three quarters of a kilobyte, and most mailboxes are empty: theirs
+        # is shared.
+        self._entries: deque[_Entry] = _NONE
+        self._latest: dict[int, dict[str, _Latest]] = _NO_LATEST
         self._put = 0
         self._taken = 0
-        self._marks: deque[tuple[float, int]] = deque()
+        self._marks: list[tuple[float, int]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -185,6 +192,8 @@ class Mailbox:
         self._put += len(lines)
         entries = self._entries
         was_empty = not entries
+        if entries is _NONE:
+            entries = self._entries = deque()
         entries.extend(lines)
         if was_empty:
             self.owner.owed()
@@ -198,13 +207,13 @@ class Mailbox:
             self.lane.leave(self)
         if self.closed:
             return
-        mine = self._latest.setdefault(id, {})
+        mine = self._latest_of(id)
         old = mine.get(run_id)
         if old is None or (kind is Kind.CHANGE and old.kind is Kind.LEAVE):
             size = len(line)
             if self.size + size > self.max_bytes:
                 self._make_room(size)
-                mine = self._latest.setdefault(id, {})
+                mine = self._latest_of(id)
             self.size += size
             entry = _Latest(id, run_id, kind, fields, line, size)
             mine[run_id] = entry
@@ -250,14 +259,15 @@ class Mailbox:
 
     def part(self, id: int) -> None:
         """From here on nothing of that subscription merges into what it was told before."""
-        self._latest.pop(id, None)
+        if self._latest:
+            self._latest.pop(id, None)
 
     def take(self, max_bytes: int = MESSAGE_BYTES) -> list[bytes]:
         """The next lines, for one message; none if nothing is owed."""
         entries = self._entries
         if self.is_plain and self.size <= max_bytes:
             plain = cast("list[bytes]", list(entries))
-            entries.clear()
+            self._entries = _NONE
             self._taken += len(plain)
             self.size = 0
             return plain
@@ -287,6 +297,7 @@ class Mailbox:
             lines.append(line)
             total += len(line) + 1
         if not entries:
+            self._entries = _NONE
             self.is_plain = True
         return lines
 
@@ -296,7 +307,7 @@ class Mailbox:
             self._marks.clear()
             return False
         while self._marks and self._marks[0][1] <= self._taken:
-            self._marks.popleft()
+            del self._marks[0]
         if not self._marks or self._marks[-1][1] < self._put:
             self._marks.append((now, self._put))
         return now - self._marks[0][0] > max_age_s
@@ -306,9 +317,9 @@ class Mailbox:
         if self.lane is not None:
             self.lane.leave(self)
         self._taken += len(self._entries)
-        self._entries.clear()
+        self._entries = _NONE
         self.is_plain = True
-        self._latest.clear()
+        self._latest = _NO_LATEST
         self._marks.clear()
         self.size = 0
         self.pages = 0
@@ -320,6 +331,8 @@ class Mailbox:
 
     def _append(self, entry: _Entry) -> None:
         self._put += 1
+        if self._entries is _NONE:
+            self._entries = deque()
         self._entries.append(entry)
         if len(self._entries) == 1:
             self.owner.owed()
@@ -333,12 +346,19 @@ class Mailbox:
         if others > 0 and self.size > 0 and self.size + size > self.max_bytes:
             raise MailboxFull(self.size + size, self.max_bytes)
 
+    def _latest_of(self, id: int) -> dict[str, _Latest]:
+        if self._latest is _NO_LATEST:
+            self._latest = {}
+        return self._latest.setdefault(id, {})
+
     def _forget(self, entry: _Latest) -> None:
         mine = self._latest.get(entry.id)
         if mine is not None and mine.get(entry.run_id) is entry:
             del mine[entry.run_id]
             if not mine:
                 del self._latest[entry.id]
+                if not self._latest:
+                    self._latest = _NO_LATEST
 
     def _with_equals(self, entry: _Latest, line: bytes) -> bytes:
         """Takes out what follows and says the same to other subscriptions, and says it once."""

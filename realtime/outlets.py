@@ -31,9 +31,13 @@ class Link(Protocol):
 
     def abort(self) -> None: ...
 
+    def carry(self, take: Callable[[Any], Awaitable[None]]) -> None: ...
+
 
 class FrameOutlet:
     """Writes finished frames to the transport; the same bytes to all who are owed the same."""
+
+    __slots__ = ("_link",)
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -65,8 +69,9 @@ class FrameOutlet:
     def abort(self) -> None:
         self._link.abort()
 
-    async def run(self) -> None:
-        """It needs no task of its own."""
+    def carry(self, take: Callable[[Any], Awaitable[None]]) -> None:
+        """From now on `take` is awaited for each message that comes; nobody else receives."""
+        self._link.carry(take)
 
 
 class TaskOutlet:

@@ -127,6 +127,25 @@ class Session:
     waits or reads a clock.
     """
 
+    __slots__ = (
+        "_bucket",
+        "_checkpoint_at",
+        "_close_at",
+        "_connected_at",
+        "_cursors",
+        "_sent_at",
+        "_stale",
+        "_told",
+        "_wishes",
+        "connection_id",
+        "grant",
+        "last_cursor",
+        "mailbox",
+        "settings",
+        "state",
+        "subscriptions",
+    )
+
     def __init__(
         self, connection_id: str, mailbox: Mailbox, settings: SessionSettings, now: Moment
     ) -> None:

@@ -97,11 +97,11 @@ class Watchers:
         """Have it say so once each has been sent these versions; `done` waits for it."""
         self.say(f"expect {first} {last}")
 
-    async def done(self) -> dict[str, Any]:
+    async def done(self, within_s: float = WITHIN_S) -> dict[str, Any]:
         """What it says. Raises Lost unless each has got all, once and in order."""
         assert self._process.stdout is not None
         try:
-            async with asyncio.timeout(WITHIN_S):
+            async with asyncio.timeout(within_s):
                 line = await self._process.stdout.readline()
         except TimeoutError:
             raise Lost("not all was received in time") from None
@@ -120,6 +120,7 @@ async def watchers(
     ready: str,
     path: str = "/",
     headers: Sequence[str] = (),
+    within_s: float = WITHIN_S,
 ) -> AsyncIterator[Watchers]:
     """So many readers, each of which has sent its line and was answered with `ready`."""
     folder = make_folder("watch")
@@ -138,7 +139,7 @@ async def watchers(
     pin(process.pid, cores()[1])
     readers = Watchers(process, folder)
     try:
-        readers.ready = await readers.done()
+        readers.ready = await readers.done(within_s)
         yield readers
     finally:
         if process.returncode is None:

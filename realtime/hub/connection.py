@@ -120,6 +120,25 @@ class Connection:
     raises for what a client or another connection did.
     """
 
+    __slots__ = (
+        "_authenticate",
+        "_awake",
+        "_closing",
+        "_desk",
+        "_drained",
+        "_flushing",
+        "_gone",
+        "_progress",
+        "_progress_at",
+        "cohort",
+        "file",
+        "kind",
+        "mailbox",
+        "outlet",
+        "page_turn",
+        "session",
+    )
+
     def __init__(
         self,
         desk: Desk,

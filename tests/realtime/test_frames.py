@@ -37,7 +37,7 @@ async def test_a_reader_that_answers_no_ping_is_dropped_with_what_waits_for_it(
     make = FramesProtocol.__init__
 
     def hurried(self: FramesProtocol, *args: object, **how: object) -> None:
-        make(self, *args, **how)  # type: ignore[arg-type]
+        make(self, *args, **how)
         self.close_timeout = 0.1
 
     monkeypatch.setattr(FramesProtocol, "__init__", hurried)
