@@ -1,7 +1,8 @@
-"""`python -m bench [name…]`: runs the benchmarks, all or those named, one after the other.
+"""`python -m bench [--short] [all | name…]`: runs the benchmarks, all or those named, one by one.
 
 A benchmark is a module `bench/bench_<name>.py` with a `main() -> None`, which raises if a change
-was lost and prints its numbers otherwise.
+was lost and prints its numbers otherwise. One that takes minutes also has a `short() -> None`,
+with fewer rounds or readers, for `--short`.
 """
 
 import importlib
@@ -13,6 +14,8 @@ from bench import machine
 
 
 def main(wanted: list[str]) -> int:
+    is_short = "--short" in wanted
+    wanted = [name for name in wanted if name not in ("--short", "all")]
     known = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
     if unknown := set(wanted) - set(known):
         print(f"no such benchmark: {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
@@ -22,7 +25,8 @@ def main(wanted: list[str]) -> int:
     for name in wanted or known:
         print(f"\n## {name}\n", flush=True)
         try:
-            importlib.import_module(f"bench.bench_{name}").main()
+            module = importlib.import_module(f"bench.bench_{name}")
+            (getattr(module, "short", module.main) if is_short else module.main)()
         except Exception:
             traceback.print_exc()
             failed.append(name)

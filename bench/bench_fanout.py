@@ -74,6 +74,10 @@ def main() -> None:
     asyncio.run(compare())
 
 
+def short() -> None:
+    asyncio.run(compare(rounds=2))
+
+
 # ------------------------------------------------------------------------------------- the servers
 
 
