@@ -78,6 +78,11 @@ class Proxy:
         """How many connections stand."""
         return len(self._links)
 
+    @property
+    def ports(self) -> set[int]:
+        """From which ports it is connected to the server."""
+        return {link.port for link in self._links}
+
     # What a test asks for.
 
     def delay(self, seconds: float, *ways: Way) -> None:
@@ -260,6 +265,7 @@ class _Link:
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self._writers = (client, server)
+        self.port: int = server.get_extra_info("sockname")[1]
         self.cut: asyncio.Future[Cut] = asyncio.get_running_loop().create_future()
 
     def end(self, how: Cut) -> None:
