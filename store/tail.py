@@ -165,8 +165,11 @@ class Tail:
         follower.begun(epoch, horizon)
         following.woken.set()  # whatever was hinted at until now was dropped
         wait_s = 0.0
+        now = asyncio.get_running_loop().time
+        begun_at = now()
         while True:
-            await self._pause(following, wait_s)
+            await self._pause(following, wait_s, begun_at)
+            begun_at = now()
             following.woken.clear()
             try:
                 epoch, horizon = await self._read(follower, epoch, horizon)
@@ -224,8 +227,12 @@ class Tail:
         follower.passed(first)
         return first.epoch, first.horizon
 
-    async def _pause(self, following: _Following, retry_s: float) -> None:
-        """Until it is time for the next statement."""
+    async def _pause(self, following: _Following, retry_s: float, begun_at: float) -> None:
+        """Until it is time for the next statement.
+
+        That is counted from the beginning of the last one: how long it took under load must not
+        be added to what a change waits that no hint tells of.
+        """
         if retry_s:
             await asyncio.sleep(retry_s)
             return
@@ -233,8 +240,9 @@ class Tail:
             # When the broker's state changes it also says that hints may have been lost, which
             # wakes this: the interval need not be looked at in the middle of the wait.
             interval_s = self._degraded_s if self._degraded() else self._interval_s
+            took_s = asyncio.get_running_loop().time() - begun_at
             try:
-                async with asyncio.timeout(interval_s):
+                async with asyncio.timeout(max(interval_s - took_s, interval_s / 4)):
                     await following.woken.wait()
             except TimeoutError:
                 if not self._watches or following.follower.needs_statement():
