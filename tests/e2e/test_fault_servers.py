@@ -153,7 +153,7 @@ async def test_redis_may_come_back_empty(pair: tuple[Server, Server], valkey: Va
 async def test_streams_outlive_the_connections_to_the_database(
     pair: tuple[Server, Server], postgres: Postgres
 ) -> None:
-    """Taken out: what `Tail._follow` catches; the server ended."""
+    """What was cut off is read again; no reader has to reconnect for it."""
     async with told(*pair) as story:
         for _ in range(3):
             await asyncio.to_thread(terminate_backends, postgres, pair[0].database)
@@ -164,7 +164,7 @@ async def test_streams_outlive_the_connections_to_the_database(
 async def test_streams_stay_open_while_postgresql_is_restarted(
     pair: tuple[Server, Server], postgres: Postgres
 ) -> None:
-    """Taken out: what `Tail._follow` catches; the server ended. No reader has to reconnect."""
+    """They wait, and go on by themselves; no reader has to reconnect for it."""
     async with told(*pair) as story:
         await story.write(2)
         await asyncio.to_thread(postgres.restart)
