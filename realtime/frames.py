@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 import uvicorn
@@ -28,6 +29,7 @@ from realtime.limits import Handshakes
 
 EXTENSION: Final = "runstream.frames"
 ABORT_EXTENSION: Final = "runstream.abort"
+BODY_EXTENSION: Final = "runstream.body"
 BUFFER_BYTES: Final = 256 * 1024
 """So much may wait in the transport before no more is written to it."""
 LINGER_S: Final = 2.0
@@ -425,18 +427,76 @@ WEBSOCKET_LINE_BYTES: Final = 8_000
 """The longest line of a WebSocket's handshake; its library gives up on longer ones."""
 
 
+def _whole_body(cycle: RequestResponseCycle) -> bytes | None:
+    """The body, as `receive` would give it, if all of it has come and none of it was taken."""
+    if (
+        cycle.more_body
+        or cycle.waiting_for_100_continue
+        or cycle.disconnected
+        or cycle.response_complete
+    ):
+        return None
+    body = bytes(cycle.body)
+    cycle.body = bytearray()
+    cycle.message_event.clear()
+    return body
+
+
+class _OneWrite:
+    """The transport of one answer: its head goes out with the first part of its body.
+
+    A head that nothing follows in the same turn of the loop goes out alone.
+    """
+
+    __slots__ = ("_flush", "_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head: bytes | None = None
+        self._flush: asyncio.Handle | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._flush is None:
+            self._head = data
+            self._flush = self._loop.call_soon(self.flush)
+        elif self._head is None:
+            self._transport.write(data)
+        else:
+            self._flush.cancel()
+            head, self._head = self._head, None
+            self._transport.write(head + data)
+
+    def flush(self) -> None:
+        """Sends the head, if it waits."""
+        if self._head is not None:
+            head, self._head = self._head, None
+            if not self._transport.is_closing():
+                self._transport.write(head)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with bounds on what comes before a request is known.
 
     A head takes only so long, and is only so long; a request that was answered before its end
     gets no longer to end. Also a way to drop a reader of server-sent events that reads nothing:
-    `scope["extensions"]["runstream.abort"]()`.
+    `scope["extensions"]["runstream.abort"]()`; and a request's body without waiting for it, if
+    it is there: `scope["extensions"]["runstream.body"]()` is it, or None.
     """
 
     _head_bytes = 0
     """How much has come of a head that is not complete."""
     _in_head = True
     _is_refused = False
+    _is_refusal_due = False
+    """Whether it is told so once what came before is answered."""
     _is_too_large = False
     _is_upgraded = False
     """Whether the connection is another protocol's by now."""
@@ -544,6 +604,13 @@ class HttpProtocol(HttpToolsProtocol):
                 self._unanswered = [one for one in self._unanswered if not one.response_complete]
             self._unanswered.append(self.cycle)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        extensions = cast("dict[str, object]", cycle.scope["extensions"])  # type: ignore[typeddict-item]
+        extensions[BODY_EXTENSION] = partial(_whole_body, cycle)
+        if cycle.scope["method"] != "HEAD":  # its head is all of it
+            cycle.transport = cast(asyncio.Transport, _OneWrite(cycle.transport, self.loop))
+        super()._start_asgi_task(cycle, app)
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._message_is_open = False
@@ -551,7 +618,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._message_is_open and not self.transport.is_closing():
+        if self._is_refusal_due:
+            if all(one.response_complete or one.disconnected for one in self._unanswered):
+                self._tell_refusal()
+        elif self._message_is_open and not self.transport.is_closing():
             self._wait()
 
     def handle_websocket_upgrade(self) -> None:
@@ -588,9 +658,13 @@ class HttpProtocol(HttpToolsProtocol):
                 self.pipeline.popleft()
         if before:
             # An answer now would be taken for the answer to these, which are being carried out.
-            before[-1].keep_alive = False
+            self._is_refusal_due = True
             self.flow.pause_reading()
             return
+        self._tell_refusal()
+
+    def _tell_refusal(self) -> None:
+        self._is_refusal_due = False
         self.transport.write(_TOO_LARGE if self._is_too_large else _NO_HTTP)
         if self._handshakes is None or not self.transport.can_write_eof():
             self.transport.close()

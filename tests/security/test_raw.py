@@ -107,12 +107,13 @@ async def test_a_command_before_rubbish_is_answered_for_itself(served: Serving) 
     for rubbish in (b"\0\0\0\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"y" * 200_000):
         answer = await served.raw(request("POST", "/v1/runs", body) + rubbish)
         assert answer.startswith(b"HTTP/1.1 201 "), answer[:300]
+    # And then the rubbish has its own: whoever asked on a kept connection, just before the end of
+    # the answer before was written, would else be cut off without a word.
     several = request("GET", "/healthz") * 3 + b"\0\0\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(several)
     answer = await asyncio.wait_for(reader.read(), LONG_S)
-    assert answer.count(b"HTTP/1.1 200 ") == 3
-    assert answer.count(b"HTTP/1.1 ") == 3
+    assert [part[:4] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200 "] * 3 + [b"400 "]
     writer.close()
 
 

@@ -508,21 +508,21 @@ test("a call that is never answered ends as a lost connection", async () => {
   await rejected;
 });
 
-test("a server that asks for patience gets it", async () => {
-  let asked = 0;
-  const world = aWorld({
-    fetch: async () =>
-      asked++
-        ? Response.json(aRun())
-        : Response.json({ code: "unavailable" }, { status: 503, headers: { "Retry-After": "7" } }),
+for (const [code, status] of [["unavailable", 503], ["too_many_requests", 429]]) {
+  test(`a server that asks for patience gets it: ${status}`, async () => {
+    let asked = 0;
+    const world = aWorld({
+      fetch: async () =>
+        asked++ ? Response.json(aRun()) : Response.json({ code }, { status, headers: { "Retry-After": "7" } }),
+    });
+    const call = world.runs.get("run_1");
+    await settled();
+    await world.clock.pass(6_900);
+    assert.equal(asked, 1);
+    await world.clock.pass(1_000);
+    assert.equal((await call).id, "run_1");
   });
-  const call = world.runs.get("run_1");
-  await settled();
-  await world.clock.pass(6_900);
-  assert.equal(asked, 1);
-  await world.clock.pass(1_000);
-  assert.equal((await call).id, "run_1");
-});
+}
 
 test("told to come back, it comes back then and no later", async () => {
   const world = aWorld();

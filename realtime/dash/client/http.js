@@ -100,7 +100,9 @@ export class Http {
           continue;
         }
         waitMs = 1000 * Number(response.headers.get("retry-after")) || 0;
-        if (tries >= TRIES || error.status !== 503 || waitMs > ANSWER_MS) throw error;
+        // One who asked too much is told, unless the server says when there is room again.
+        const mayPass = error.status === 503 || (error.status === 429 && waitMs > 0);
+        if (tries >= TRIES || !mayPass || waitMs > ANSWER_MS) throw error;
       }
       waitMs += 200 * 2 ** tries * (0.5 + this.#random() / 2);
       await new Promise((done) => {
