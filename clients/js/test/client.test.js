@@ -508,7 +508,10 @@ test("a call that is never answered ends as a lost connection", async () => {
   await rejected;
 });
 
-for (const [code, status] of [["unavailable", 503], ["too_many_requests", 429]]) {
+for (const { code, status } of [
+  { code: "unavailable", status: 503 },
+  { code: "too_many_requests", status: 429 },
+]) {
   test(`a server that asks for patience gets it: ${status}`, async () => {
     let asked = 0;
     const world = aWorld({
