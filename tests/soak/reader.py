@@ -206,6 +206,7 @@ class Reader:
         chance: random.Random,
         *,
         receive_buffer: int | None = None,
+        longest_wait_s: float = WAIT_LONGEST_S,
     ) -> None:
         self.ports = ports
         self.streams = {stream.id: stream for stream in streams}
@@ -218,6 +219,7 @@ class Reader:
         self.may_connect.set()
         self._chance = chance
         self._receive_buffer = receive_buffer
+        self._longest_wait_s = longest_wait_s
         self._after_s = 0.0
 
     @property
@@ -264,7 +266,7 @@ class Reader:
                     turn += 1
                 if time.monotonic() - began > 1:
                     failures = 0
-                longest = min(WAIT_LONGEST_S, WAIT_FIRST_S * 2**failures)
+                longest = min(self._longest_wait_s, WAIT_FIRST_S * 2**failures)
                 failures += 1
                 await asyncio.sleep(self._after_s or self._chance.uniform(0, longest))
         finally:
