@@ -7,7 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from realtime import VERSION, api, dash, sse
 from realtime.api.origins import Origins
@@ -167,12 +169,40 @@ class Runtime:
         return self.metrics.text()
 
 
+class _Application(Starlette):
+    """Starlette's application, but that calls of the API's resources go straight to them."""
+
+    resources: api.Resources | None = None
+    """There while the application runs."""
+    _straight: ASGIApp | None = None
+
+    def open(self, resources: api.Resources, guarded: Callable[[ASGIApp], ASGIApp]) -> None:
+        """From now on calls of these resources are answered by them, behind the guard."""
+        self.resources = resources
+        self._straight = guarded(_carry_out)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.resources is not None and self._straight is not None:
+            endpoint = self.resources.find(scope)
+            if endpoint is not None:
+                scope["app"] = self
+                scope["endpoint"] = endpoint
+                await self._straight(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
+async def _carry_out(scope: Scope, receive: Receive, send: Send) -> None:
+    endpoint: ASGIApp = scope["endpoint"]
+    await endpoint(scope, receive, send)
+
+
 def create_app(settings: Settings) -> Starlette:
     """The ASGI application; `app.state.runtime` is its Runtime."""
     runtime = Runtime(settings)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         async with runtime.running():
             services = api.Services(
                 store=runtime.store,
@@ -187,18 +217,17 @@ def create_app(settings: Settings) -> Starlette:
                 *_streams(runtime),
                 *dash.routes(),
             ]
+            app.open(api.Resources(api.RESOURCES, services), partial(Origins, **guard))
             yield
 
-    app = Starlette(
+    guard: dict[str, Any] = {
+        "is_open": lambda: runtime.authority.open,
+        "allowed": settings.allowed_origins,
+    }
+    app = _Application(
         lifespan=lifespan,
         exception_handlers={HTTPException: api.no_such_route},
-        middleware=[
-            Middleware(
-                Origins,
-                is_open=lambda: runtime.authority.open,
-                allowed=settings.allowed_origins,
-            )
-        ],
+        middleware=[Middleware(Origins, **guard)],
     )
     app.router.redirect_slashes = False
     app.state.runtime = runtime

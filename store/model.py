@@ -178,6 +178,27 @@ def wire_run(run: Run, skip: frozenset[str] = frozenset()) -> dict[str, Any]:
     return fields
 
 
+_Encodable: Final = msgspec.defstruct(
+    "_Encodable",
+    [(field, Any) for field in WIRE_FIELDS],
+    rename=dict(WIRE_FIELDS),
+    frozen=True,
+    gc=False,
+)
+_times: Final = attrgetter(
+    *(field for field, name in WIRE_FIELDS.items() if name in _WIRE_TIMES),
+)
+
+
+def encodable(run: Run) -> Any:
+    """What becomes the same JSON as `wire_run(run)`, faster."""
+    for at in _times(run):
+        # msgspec leaves out a fraction of nothing, and has no Z for another zone.
+        if at is not None and (at.tzinfo is not UTC or not at.microsecond):
+            return wire_run(run)
+    return _Encodable(*_wire_values(run))
+
+
 # ------------------------------------------------------------------------------------ job runs
 
 

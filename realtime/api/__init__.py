@@ -27,9 +27,17 @@ from realtime.api import (
     workflows,
 )
 from realtime.api.problems import Problem
-from realtime.api.routing import Call, Health, Operation, Resource, Services, answer_to
+from realtime.api.routing import (
+    Call,
+    Health,
+    Operation,
+    Resource,
+    Resources,
+    Services,
+    answer_to,
+)
 
-__all__ = ["RESOURCES", "Health", "Services", "no_such_route", "routes"]
+__all__ = ["RESOURCES", "Health", "Resources", "Services", "no_such_route", "routes"]
 
 
 def _document(path: str, name: str, summary: str, make: Callable[[], dict[str, Any]]) -> Resource:

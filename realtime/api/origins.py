@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from realtime.api.problems import Problem
+from realtime.api.requests import header
 from realtime.settings import is_loopback
 
 EXPOSED: Final = "Runstream-Token, Retry-After, ETag, Content-Disposition"
@@ -40,20 +41,26 @@ class Origins:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        origin = headers.get("origin")
-        refused = self._refusal(scope, headers, origin)
+        origin = header(scope, b"origin")
+        refused = self._refusal(scope, origin)
         allow = None if origin is None or refused is not None else self._allow_origin(origin)
 
         async def send_with_headers(message: Message) -> None:
             # A WebSocket that is refused is answered over HTTP too.
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            start = message["type"] in ("http.response.start", "websocket.http.response.start")
+            if start and origin is None:
+                message["headers"] = headers = list(message.get("headers", ()))
+                names = [name for name, _ in headers]
+                if b"x-content-type-options" not in names:
+                    headers.append((b"x-content-type-options", b"nosniff"))
+                if b"cache-control" not in names:
+                    headers.append((b"cache-control", b"no-store"))
+            elif start:
                 answer = MutableHeaders(scope=message)
                 # What is sent as JSON is no page, whatever is in it.
                 answer.setdefault("X-Content-Type-Options", "nosniff")
                 answer.setdefault("Cache-Control", "no-store")
-                if origin is not None:
-                    answer.add_vary_header("Origin")
+                answer.add_vary_header("Origin")
                 if allow is not None:
                     answer["Access-Control-Allow-Origin"] = allow
                     answer["Access-Control-Expose-Headers"] = EXPOSED
@@ -66,19 +73,19 @@ class Origins:
         elif (
             allow is not None
             and scope["method"] == "OPTIONS"
-            and "access-control-request-method" in headers
+            and header(scope, b"access-control-request-method") is not None
         ):
             response = Response(status_code=204, headers=self._preflight(allow))
             await response(scope, receive, send_with_headers)
         else:
             await self._app(scope, receive, send_with_headers)
 
-    def _refusal(self, scope: Scope, headers: Headers, origin: str | None) -> str | None:
+    def _refusal(self, scope: Scope, origin: str | None) -> str | None:
         if self._is_open():
             client = scope.get("client")
             if client is not None and client[0] and not is_loopback(client[0]):
                 return "no API key is configured: only this machine may call"
-            if not is_loopback(_host(headers.get("host", ""))):
+            if not is_loopback(_host(header(scope, b"host") or "")):
                 return "no API key is configured: the Host must be this machine's, like localhost"
             if origin is not None and not (
                 is_loopback(_origin_host(origin)) or origin in self._allowed
@@ -90,7 +97,7 @@ class Origins:
             scope["type"] == "websocket"
             and origin is not None
             and self._allow_origin(origin) is None
-            and not _same(origin, headers.get("host", ""))
+            and not _same(origin, header(scope, b"host") or "")
         ):
             return "pages of this origin may not call"
         return None

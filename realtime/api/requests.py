@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, TypeVar, cast, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.requests import Request
+from starlette.types import Scope
 
 from realtime.api.problems import FieldError, Problem, bad_request, too_large, unprocessable
 from realtime.limits import PATIENCE_S, Bodies, paced
@@ -29,14 +29,36 @@ _SHOWN_CHARS: Final = 200
 _DEEP: Final = "nested too deep"
 
 
+BODY: Final = "runstream.body"
+"""The ASGI extension that gives a body which has come whole, under our own HTTP protocol."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of that name, which is given in lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
 async def read_body(
     request: Request, limit: int, bodies: Bodies, patience_s: float = PATIENCE_S
 ) -> bytes:
     """The body, of which never much more than `limit` is held. Raises 413 beyond, 408 for one
     that hardly comes, and TooMany if all together send too much just now."""
-    length = request.headers.get("content-length", "")
+    length = header(request.scope, b"content-length") or ""
     if length.isdigit() and (len(length) > 18 or int(length) > limit):
         raise too_large(limit)
+    whole = request.scope.get("extensions", {}).get(BODY)
+    body: bytes | None = None if whole is None else whole()
+    if body is not None:
+        # It is here already, and nobody has to be waited for.
+        bodies.hold(len(body))
+        bodies.let_go(len(body))
+        if len(body) > limit:
+            raise too_large(limit)
+        return body
     chunks: list[bytes] = []
     size = 0
     try:
@@ -63,6 +85,23 @@ def parse_json(body: bytes) -> Any:
         raise bad_request(f"the body is not JSON: {_shown(said)}") from None
     except RecursionError:
         raise unprocessable([FieldError("", _DEEP)]) from None
+
+
+def parse(raw: bytes, type_: type[T]) -> T:
+    """The JSON as that type; nothing at all counts as an empty object. Raises as `parse_json`
+    and `fit`, in that order."""
+    try:
+        value: T = decoder(cast(Any, type_)).decode(raw or b"{}")
+        return value
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # In two steps, all that is wrong with it is found.
+        return fit(parse_json(raw) if raw else {}, type_)
+
+
+@cache
+def decoder(type_: Any) -> msgspec.json.Decoder[Any]:
+    """What reads JSON straight into the type."""
+    return msgspec.json.Decoder(type_)
 
 
 def fit(value: Any, type_: type[T], *, path: str = "", lax: bool = False) -> T:
@@ -178,9 +217,9 @@ def _plain(name: str, value: str, kinds: frozenset[Any]) -> Any:
     return value
 
 
-def idempotency_key(headers: Mapping[str, str]) -> str | None:
+def idempotency_key(scope: Scope) -> str | None:
     """The `Idempotency-Key` of a command. Raises 400 for one that cannot be one."""
-    key = headers.get("idempotency-key")
+    key = header(scope, b"idempotency-key")
     if key is None:
         return None
     if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():

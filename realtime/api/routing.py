@@ -7,7 +7,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from realtime.api import problems
 from realtime.api.bodies import NoBody, NoQuery
 from realtime.api.problems import Problem
-from realtime.api.requests import fit, idempotency_key, parse_json, parse_query, read_body
+from realtime.api.requests import idempotency_key, parse, parse_query, read_body
 from realtime.auth import Authority, Forbidden, Grant
 from realtime.limits import RequestLimits
 from realtime.settings import Settings
@@ -30,7 +30,7 @@ from store.commands import Command, Done, Limits, Submission
 from store.errors import StoreError
 from store.jobs.definitions import Definitions
 from store.jobs.runs import JobRuns
-from store.model import Batch, Change, ListKey, Run, RunQuery, wire_run
+from store.model import Batch, Change, ListKey, Run, RunQuery, encodable, wire_run
 from store.once import Key
 from store.webhooks import Webhooks
 
@@ -170,7 +170,7 @@ class Call:
 
     def parse(self, raw: bytes, type_: type[T]) -> T:
         """The body as that type; an empty one counts as an empty object."""
-        return fit(parse_json(raw) if raw else {}, type_)
+        return parse(raw, type_)
 
     async def no_body(self) -> None:
         """Reads the body of a call that takes none: nothing, or an empty object."""
@@ -183,7 +183,7 @@ class Call:
 
     def key(self, raw: bytes = b"") -> Key | None:
         """The `Idempotency-Key` that came with the body `raw`, and what it came with."""
-        key = idempotency_key(self.request.headers)
+        key = idempotency_key(self.request.scope)
         if key is None:
             return None
         url = self.request.url
@@ -247,6 +247,47 @@ class Resource:
         return Route(self.path, _Endpoint(self, services), name=self.path)
 
 
+class Resources:
+    """The ASGI application of all resources, past the router's: that asks one route after the
+    other, and wraps each call."""
+
+    def __init__(self, resources: Sequence[Resource], services: Services) -> None:
+        """The more particular path comes first, as for the router."""
+        self._exact: dict[str, _Endpoint] = {}
+        self._patterns: dict[int, list[tuple[tuple[str, ...], _Endpoint]]] = {}
+        for resource in resources:
+            endpoint = _Endpoint(resource, services)
+            parts = tuple(resource.path.split("/"))
+            if "{" in resource.path:
+                self._patterns.setdefault(len(parts), []).append((parts, endpoint))
+            else:
+                self._exact[resource.path] = endpoint
+
+    def find(self, scope: Scope) -> _Endpoint | None:
+        """Who answers at the scope's path; its `path_params` are set. None: nobody here."""
+        path: str = scope["path"]
+        if scope.get("root_path"):
+            return None  # the router knows how to read these
+        found = self._exact.get(path)
+        if found is not None:
+            scope["path_params"] = {}
+            return found
+        given = path.split("/")
+        for parts, endpoint in self._patterns.get(len(given), ()):
+            values = {}
+            for part, value in zip(parts, given, strict=True):
+                if part.startswith("{"):
+                    if not value:
+                        break
+                    values[part[1:-1]] = value
+                elif part != value:
+                    break
+            else:
+                scope["path_params"] = values
+                return endpoint
+        return None
+
+
 class _Endpoint:
     """The ASGI application of one resource."""
 
@@ -288,17 +329,18 @@ class _Endpoint:
                     headers={"Allow": self._allow},
                 )
             grant = _NOBODY
+            scope = request.scope
             if not operation.is_public:
-                client = request.client
+                client = scope.get("client")
                 grant = await self._services.authority.grant(
-                    bearer(request), client.host if client else None
+                    bearer(scope), client[0] if client else None
                 )
                 self._services.limits.request(key_id=grant.key_id, token_id=grant.token_id)
             skip = grant.skip
-            if operation.query is NoQuery and not operation.is_public:
+            if operation.query is NoQuery and not operation.is_public and scope["query_string"]:
                 parse_query(request, NoQuery)
             if operation.is_command:
-                idempotency_key(request.headers)  # one that is none is refused in any case
+                idempotency_key(scope)  # one that is none is refused in any case
             return await operation.handle(Call(request, self._services, grant))
         except ClientDisconnect:
             return None
@@ -310,16 +352,17 @@ _NOBODY: Final = Grant(project="")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def bearer(request: Request) -> str | None:
+def bearer(scope: Scope) -> str | None:
     """The key or token of the request, None if it brought none."""
-    values = request.headers.getlist("authorization")
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
     if not values:
         return None
-    scheme, _, token = values[0].partition(" ")
+    scheme, _, token = values[0].decode("latin-1").partition(" ")
     if len(values) > 1 or scheme.lower() != "bearer" or not token.strip():
         # Something was sent, and it was no key: that is not the same as nothing.
         return ""
-    return token.strip()
+    bare: str = token.strip()
+    return bare
 
 
 def answer_to(error: Exception, skip: frozenset[str] = frozenset()) -> Response:
@@ -335,17 +378,31 @@ def answer_to(error: Exception, skip: frozenset[str] = frozenset()) -> Response:
 _encoder = msgspec.json.Encoder()
 
 
+class Json(Response):
+    """An answer of JSON, which nobody is to keep."""
+
+    media_type = "application/json"
+
+    def __init__(self, body: bytes, status: int, token: str | None) -> None:
+        # As Response makes it, which looks at each header again each time.
+        self.body = body
+        self.status_code = status
+        self.background = None
+        self.raw_headers = [(b"cache-control", b"no-store")]
+        if token is not None:
+            self.raw_headers.append((b"runstream-token", token.encode("latin-1")))
+        self.raw_headers.append((b"content-length", b"%d" % len(body)))
+        self.raw_headers.append((b"content-type", b"application/json"))
+
+
 def answer(value: Any, status: int = 200, *, token: str | None = None) -> Response:
     """The value as JSON."""
-    headers = {"Cache-Control": "no-store"}
-    if token is not None:
-        headers["Runstream-Token"] = token
-    return Response(_encoder.encode(value), status, headers=headers, media_type="application/json")
+    return Json(_encoder.encode(value), status, token)
 
 
-def shown(run: Run, grant: Grant) -> dict[str, Any]:
-    """The run as this caller may see it."""
-    return wire_run(run, grant.skip)
+def shown(run: Run, grant: Grant) -> Any:
+    """The run as this caller may see it, to be encoded as JSON."""
+    return wire_run(run, grant.skip) if grant.skip else encodable(run)
 
 
 def run_of(done: Done) -> Run:

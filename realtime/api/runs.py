@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from realtime.api import problems
 from realtime.api.bodies import (
     BulkAnswer,
     BulkBody,
+    BulkItem,
     BulkItems,
     ChangesAnswer,
     ChangesQuery,
@@ -26,7 +29,7 @@ from realtime.api.bodies import (
 )
 from realtime.api.paging import list_key_of, opaque
 from realtime.api.problems import FieldError, Problem, unprocessable
-from realtime.api.requests import fit
+from realtime.api.requests import decoder, fit
 from realtime.api.routing import (
     SMALL,
     Call,
@@ -258,7 +261,12 @@ def _facet_after(change: Change) -> Facet:
 async def bulk(call: Call) -> Response:
     call.writer()
     raw = await call.raw_body(call.services.settings.body_bytes)
-    items = call.parse(raw, BulkBody).commands
+    items: Sequence[Any]
+    try:
+        items = decoder(BulkItems).decode(raw).commands
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # One that does not fit must not stop the others, so each is read alone.
+        items = call.parse(raw, BulkBody).commands
     most = call.store.limits.batch_items
     if len(items) > most:
         raise unprocessable([FieldError("commands", f"has more than {most} items")])
@@ -277,16 +285,21 @@ async def bulk(call: Call) -> Response:
 
 
 def _bulk_command(call: Call, item: Any) -> Command:
+    new: NewRunBody | UnsetType = UNSET
+    changes: UpdateItem | UnsetType = UNSET
     match item:
-        case {"create": new} if len(item) == 1:
-            return CreateRun(
-                project=call.project,
-                run_id=new_id("run"),
-                new=fit(new, NewRunBody, path="create").new_run(path="create."),
-            )
-        case {"update": changes} if len(item) == 1:
-            body = fit(changes, UpdateItem, path="update")
-            return body.update(call.project, body.run_id)
+        case BulkItem():
+            new, changes = item.create, item.update
+        case {"create": said} if len(item) == 1:
+            new = fit(said, NewRunBody, path="create")
+        case {"update": said} if len(item) == 1:
+            changes = fit(said, UpdateItem, path="update")
+    if new is UNSET and changes is not UNSET:
+        return changes.update(call.project, changes.run_id)
+    if changes is UNSET and new is not UNSET:
+        return CreateRun(
+            project=call.project, run_id=new_id("run"), new=new.new_run(path="create.")
+        )
     raise unprocessable([FieldError("", "needs create or update, and nothing else")])
 
 

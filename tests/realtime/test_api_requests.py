@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
+from realtime.api.bodies import UpdateBody
+from realtime.api.problems import Problem
+from realtime.api.requests import fit, parse, parse_json
 from store.errors import OutcomeUnknown, Unavailable
 from tests.realtime.calling import Caller, assert_problem, serving, serving_on
 
@@ -31,6 +35,36 @@ async def open_api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ca
 
 
 # ----------------------------------------------------------------------------------------- bodies
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b'{"status": "EXECUTING"}', b'{"status": "nope", "status": "EXECUTING"}',
+     b'{"status": "EXECUTING", "status": 5}', b'{"ifVersion": 1.0}', b'{"ifVersion": 1e0}',
+     b'{"ifVersion": "1"}', b'{"ifVersion": true}', b'{"costInCents": 5}', b'{"costInCents": 5e-1}',
+     b'{"costInCents": ' + b"9" * 30 + b"}", b'{"ifVersion": ' + b"9" * 30 + b"}",
+     b'{"output": ' + b"9" * 30 + b"}", b'{"output": 1e999}', b'{"output": -0.0}',
+     b'{"output": {"a": 1, "a": 2}}', b'{"addTags": ["a"]}', b'{"addTags": "a"}',
+     b'{"addTags": ["a", 5]}', b'{"error": null}', b'{"error": []}', b'{"metadata": null}',
+     b'{"delayUntil": "2026-01-01T00:00:00Z"}', b'{"delayUntil": "2026-01-01T00:00:00"}',
+     b'{"delayUntil": "2026-01-01 00:00:00+05:30"}', b'{"delayUntil": 5}',
+     b'{"delayUntil": "2016-12-31T23:59:60Z"}', b'{"unknown": 1}', b'{"unknown": 1, "status": 5}',
+     b'{"\\u0073tatus": "EXECUTING"}', b'{"output": "\\ud83d\\ude00"}', b" {} ", b"[]"],
+)  # fmt: skip
+async def test_a_body_read_in_one_step_is_as_it_is_read_in_two(body: bytes) -> None:
+    """The fast way takes nothing that the thorough one refuses, nor takes it for another thing."""
+
+    def outcome(read: Callable[[], UpdateBody]) -> object:
+        try:
+            body = read()
+        except Problem as problem:
+            return problem.body()
+        return [(type(value), value) for value in msgspec.structs.astuple(body)]
+
+    def thoroughly() -> UpdateBody:
+        return fit(parse_json(body) if body else {}, UpdateBody)
+
+    assert outcome(lambda: parse(body, UpdateBody)) == outcome(thoroughly)
 
 
 @pytest.mark.parametrize(

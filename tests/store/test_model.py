@@ -30,6 +30,7 @@ from store.model import (
     Run,
     RunStatus,
     Selection,
+    encodable,
     new_id,
     rfc3339,
     wire_run,
@@ -143,6 +144,22 @@ def test_times_are_utc_with_six_digits(at: datetime, text: str) -> None:
     """All of one length, so that they sort as text."""
     assert rfc3339(at) == text
     assert datetime.fromisoformat(text) == at
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        AT.replace(microsecond=0),
+        AT.replace(microsecond=7),
+        AT.replace(microsecond=120_000),
+        AT.replace(microsecond=7).astimezone(timezone(timedelta(hours=5, minutes=30))),
+    ],
+)
+@pytest.mark.parametrize("status", RunStatus)
+def test_a_run_is_encoded_fast_as_it_is_encoded_slowly(status: RunStatus, at: datetime) -> None:
+    """Answers are encoded one way, streams another: a client compares them as text."""
+    run = a_run(status=status, updated_at=at, metadata={"a": [1, 2.5, None]}, tags=("b", "c"))
+    assert msgspec.json.encode(encodable(run)) == msgspec.json.encode(wire_run(run))
 
 
 # ---------------------------------------------------------------------------------------- horizons
