@@ -329,7 +329,9 @@ class Connection:
 
     def pressed(self) -> None:
         """The mailbox is about to be full."""
-        self.writable()
+        # Something is being put into it, perhaps by its cohort: it is not told together with the
+        # others again before the end of the turn.
+        self._flush(self._desk.now().monotonic, Packing())
 
     def writable(self) -> None:
         """The outlet takes more again."""
@@ -337,6 +339,11 @@ class Connection:
 
     def flush(self, now: float, packing: Packing) -> None:
         """Writes what is owed, as much as the outlet takes."""
+        self._flush(now, packing)
+        if self.cohort is not None and self.mailbox.lane is None and self.is_quiet:
+            self.cohort.admit(self)
+
+    def _flush(self, now: float, packing: Packing) -> None:
         if self._gone or self._flushing:
             return
         self._awake = False
@@ -356,8 +363,6 @@ class Connection:
             self._flushing = False
         if mailbox.size or mailbox.pages or not outlet.writable:
             self._desk.lags(self)
-        elif self.cohort is not None and mailbox.lane is None:
-            self.cohort.admit(self)
         if self._drained and not mailbox.pages and outlet.writable:
             self._wake_drained()
         if self._closing is not None and not mailbox:

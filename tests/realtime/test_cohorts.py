@@ -351,6 +351,31 @@ async def test_one_that_reads_nothing_keeps_its_bound_and_the_others_their_pace(
         assert versions == list(range(2, 102))
 
 
+async def test_a_burst_that_fills_the_mailboxes_of_a_turn_is_told_once() -> None:
+    """A mailbox that is about to be full is emptied in the midst of being put into: whoever it is
+    of is not told together with the others again before that is done."""
+    async with World(direct=True) as world:
+        world.hub.settings = HubSettings(mailbox_bytes=2_000)
+        readers = [await world.add() for _ in range(2)]
+        await world.settle()
+        world.burst([(0, 1)])
+        await turns(3)
+        for reader in readers:
+            await reader.say(type="ping")
+        world.burst([(0, 1_000)])
+        world.burst([(0, 1_001)])
+        world.burst([(0, 10)])
+        await turns(3)
+        world.read()
+        for reader in readers:
+            changes = [m["run"]["version"] for m in reader.said() if m["type"] == "change"]
+            assert changes == [2, 3, 4, 5]
+        world.burst([(0, 11)])
+        await turns(3)
+        world.burst([(0, 12)])
+        assert all(reader.is_plain for reader in readers)
+
+
 async def test_a_checkpoint_goes_to_all_and_stands_for_what_each_was_told() -> None:
     async with World(direct=True, checkpoint_s=0.0) as world:
         readers = [await world.add() for _ in range(3)]
