@@ -38,6 +38,8 @@ from store.webhooks import AddressPolicy
 log = logging.getLogger(__name__)
 
 _RESTART_S: Final = 1.0
+_SPARED_READERS: Final = 4
+"""Connections that joins and resumes leave to the tail, calls, timers and webhooks."""
 
 TAIL_S: Final = 1.0
 TAIL_ALONE_S: Final = 0.5
@@ -74,7 +76,9 @@ class Runtime:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """All parts, at work until the block is left."""
-        database = await open_database(self.settings.database)
+        database = await open_database(
+            self.settings.database, postgres_readers=self.settings.postgres_readers
+        )
         try:
             await migrate(database)
             broker = await self._make(database)
@@ -285,6 +289,7 @@ def _hub_settings(settings: Settings) -> HubSettings:
         mailbox_bytes=settings.mailbox_bytes,
         slow_consumer_s=settings.slow_consumer_s,
         replay_changes=settings.replay_changes,
+        cold_reads=settings.postgres_readers - _SPARED_READERS,
         tail_s=TAIL_ALONE_S if settings.redis is None else TAIL_S,
     )
 

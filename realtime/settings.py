@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from store.artifacts.blobs import folder_of
 from store.commands import Limits
-from store.engine import database_url
+from store.engine import POSTGRES_READERS, database_url
 
 PREFIX: Final = "RUNSTREAM_"
 
@@ -54,6 +54,11 @@ class Settings:
         "sqlite:///runstream.db",
         "sqlite:///path or postgresql://…; a driver suffix is accepted.",
         secret=True,
+    )
+    postgres_readers: int = _setting(
+        POSTGRES_READERS,
+        "Connections to PostgreSQL that read, in each process; four more write.",
+        least=6,
     )
     redis: str | None = _setting(
         None,

@@ -58,8 +58,8 @@ class HubSettings:
     slow_consumer_s: float = 30.0
     replay_changes: int = 100_000
     payload_cache_bytes: int = CACHE_BYTES
-    cold_reads: int = 16
-    """How many snapshots, replays and fetches are read at once."""
+    cold_reads: int = 8
+    """How many snapshots, replays and fetches are read at once: fewer than there are readers."""
     join_s: float = 30.0
     """How long a subscription waits for a store that can't be read."""
     linger_s: float = 30.0

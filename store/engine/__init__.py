@@ -6,11 +6,12 @@ SQLite they run in threads, one of which writes; on PostgreSQL under greenlet, o
 
 from store.engine.database import CommitLost, Database
 from store.engine.opening import database_url, open_database
-from store.engine.postgres import LOCK_WAIT, Postgres
+from store.engine.postgres import LOCK_WAIT, POSTGRES_READERS, Postgres
 from store.engine.sqlite import Sqlite, use_wal
 
 __all__ = [
     "LOCK_WAIT",
+    "POSTGRES_READERS",
     "CommitLost",
     "Database",
     "Postgres",

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from store.engine.database import Database
-from store.engine.postgres import Postgres
+from store.engine.postgres import POSTGRES_READERS, Postgres
 from store.engine.sqlite import Sqlite
 
 
@@ -32,12 +32,13 @@ def database_url(text: str) -> URL:
     raise ValueError(f"there is no support for {backend} databases: use sqlite or postgresql")
 
 
-async def open_database(text: str) -> Database:
+async def open_database(text: str, *, postgres_readers: int = POSTGRES_READERS) -> Database:
     """Opens the database; reaching it comes with the first statement.
 
-    Raises ValueError for a URL that is none.
+    `postgres_readers` is how many connections to PostgreSQL read at once; who finds all of them
+    taken waits. Raises ValueError for a URL that is none.
     """
     url = database_url(text)
     if url.get_backend_name() == "sqlite":
         return Sqlite(url)
-    return Postgres(url)
+    return Postgres(url, postgres_readers)

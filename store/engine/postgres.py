@@ -12,12 +12,15 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from store.engine.database import READERS, CommitLost, reason, to_its_end
+from store.engine.database import CommitLost, reason, to_its_end
 from store.errors import Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
+POSTGRES_READERS = 12
+"""Connections that read at once, in each process, unless it is told otherwise."""
 
 LOCK_WAIT = "5s"
 """How long PostgreSQL waits for a lock: the group that did not get it is then run one by one."""
@@ -31,10 +34,10 @@ class Postgres:
 
     dialect = "postgresql"
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, readers: int = POSTGRES_READERS) -> None:
         self.url = url
         self._write_engine = _postgres_engine(url, 4, lock_timeout=LOCK_WAIT)
-        self._read_engine = _postgres_engine(url, READERS * 2).execution_options(
+        self._read_engine = _postgres_engine(url, readers).execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         self._plain_engine = self._write_engine.execution_options(isolation_level="AUTOCOMMIT")

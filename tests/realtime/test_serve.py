@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -15,11 +16,16 @@ from typing import Any
 import psutil
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import Connection, text
+from sqlalchemy.util import await_only
 
 from realtime.app import _hub_settings
 from realtime.cli import main
+from realtime.hub.flights import Flights
+from realtime.hub.tasks import Tasks
 from realtime.serve import CannotServe, Workers, bind
 from realtime.settings import Settings
+from store.engine import open_database
 from tests.processes import Server, free_port
 
 
@@ -200,3 +206,39 @@ def test_without_redis_the_tail_looks_twice_a_second() -> None:
     """What other processes do comes by it alone then, and is to take about a second at most."""
     assert _hub_settings(Settings()).tail_s == 0.5
     assert _hub_settings(Settings(redis="redis://127.0.0.1")).tail_s == 1.0
+
+
+@pytest.mark.parametrize("readers", [6, 12, 40])
+async def test_a_storm_of_joins_leaves_connections_to_the_others(
+    postgres_url: str, readers: int
+) -> None:
+    """Taken out: the bound by the pool's size; webhooks and calls ran into the pool's timeout.
+
+    Reads of the hub that are stuck do not keep another one waiting.
+    """
+    settings = Settings(database=postgres_url, postgres_readers=readers)
+    database = await open_database(settings.database, postgres_readers=readers)
+    tasks = Tasks()
+    flights = Flights(tasks, _hub_settings(settings).cold_reads)
+    freed = asyncio.Event()
+    stuck = 0
+
+    def read_slowly(_connection: Connection) -> None:
+        nonlocal stuck
+        stuck += 1
+        await_only(freed.wait())
+
+    def read(connection: Connection) -> object:
+        return connection.scalar(text("SELECT 1"))
+
+    try:
+        for n in range(readers * 2):
+            tasks.start(flights.get(n, lambda: database.read(read_slowly)), f"read {n}")
+        async with asyncio.timeout(60):
+            while stuck < min(readers, _hub_settings(settings).cold_reads):
+                await asyncio.sleep(0.01)
+        assert await asyncio.gather(*(database.read(read) for _ in range(4))) == [1, 1, 1, 1]
+        freed.set()
+    finally:
+        await tasks.close()
+        await database.close()
