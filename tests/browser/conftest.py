@@ -199,6 +199,35 @@ async def api(open_server: Server) -> AsyncIterator[Api]:
     await api.client.aclose()
 
 
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Without keys, for all the tests that look at nothing but what they have made themselves."""
+    database = f"sqlite:///{tmp_path_factory.mktemp('browser') / 'runstream.db'}"
+    with Server(database, api_key=None) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def shared_api(shared_server: Server) -> AsyncIterator[Api]:
+    api = Api(shared_server.url, None)
+    yield api
+    await api.client.aclose()
+
+
+@pytest.fixture(scope="session")
+def shared_keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    database = f"sqlite:///{tmp_path_factory.mktemp('browser') / 'runstream.db'}"
+    with Server(database) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def shared_keyed_api(shared_keyed_server: Server) -> AsyncIterator[Api]:
+    api = Api(shared_keyed_server.url, API_KEY)
+    yield api
+    await api.client.aclose()
+
+
 @pytest.fixture
 def keyed_server(start_server: Callable[..., Server], sqlite_url: str) -> Server:
     return start_server(sqlite_url)

@@ -51,16 +51,16 @@ async def test_runs_appear_and_change_without_a_reload(
 
 
 async def test_a_change_shows_within_100_ms(
-    open_server: Server, api: Api, open_page: OpenPage
+    shared_server: Server, shared_api: Api, open_page: OpenPage
 ) -> None:
     """From before it is asked for until it is in the page, for 99 of 100."""
-    run = await api.a_run(status="EXECUTING")
-    page = (await open_page(open_server.url)).page
+    run = await shared_api.a_run(status="EXECUTING")
+    page = (await open_page(shared_server.url)).page
     await expect(row(page, run)).to_be_visible()
     await is_live(page)
     p99s: list[float] = []
     for _ in range(TRIES):
-        p99s.append(await p99_ms(api, page, await api.get(f"/v1/runs/{run['id']}")))
+        p99s.append(await p99_ms(shared_api, page, await shared_api.get(f"/v1/runs/{run['id']}")))
         if p99s[-1] <= 100:
             return
     pytest.fail(f"p99 of {p99s} ms")
@@ -144,17 +144,17 @@ async def test_a_killed_server_is_said_and_comes_back(
 
 
 async def test_a_cut_socket_loses_nothing(
-    open_server: Server, api: Api, open_page: OpenPage
+    shared_server: Server, shared_api: Api, open_page: OpenPage
 ) -> None:
-    run = await api.a_run(status="EXECUTING")
-    async with Proxy(open_server.url) as proxy:
+    run = await shared_api.a_run(status="EXECUTING")
+    async with Proxy(shared_server.url) as proxy:
         watched = await open_page(proxy.url)
         watched.allowed = DOWN
         page = watched.page
         await is_live(page)
         async with proxy.closed():
             await expect(page.locator(".banner")).to_contain_text("Not live", timeout=LIVE_S)
-            await api.update(run, metadata={"progress": 0.31})
+            await shared_api.update(run, metadata={"progress": 0.31})
         await expect(row(page, run)).to_contain_text("31 %", timeout=LIVE_S)
         await is_live(page)
         await page.locator("details.link summary").click()
@@ -165,14 +165,14 @@ async def test_a_cut_socket_loses_nothing(
 
 
 async def test_a_tab_that_was_hidden_for_long_is_right_when_it_is_shown(
-    open_server: Server, api: Api, open_page: OpenPage
+    shared_server: Server, shared_api: Api, open_page: OpenPage
 ) -> None:
-    run = await api.a_run(status="EXECUTING")
+    run = await shared_api.a_run(status="EXECUTING")
 
     async def prepare(page: Page) -> None:
         await page.clock.install()
 
-    watched = await open_page(open_server.url, prepare=prepare)
+    watched = await open_page(shared_server.url, prepare=prepare)
     page = watched.page
     await is_live(page)
     show = """state => {
@@ -182,7 +182,7 @@ async def test_a_tab_that_was_hidden_for_long_is_right_when_it_is_shown(
     await page.evaluate(show, "hidden")
     await page.clock.fast_forward(301_000)
     await expect(page.locator("details.link summary")).to_contain_text("Not live")
-    await api.update(run, metadata={"progress": 0.88})
+    await shared_api.update(run, metadata={"progress": 0.88})
     await page.evaluate(show, "visible")
     await is_live(page)
     await expect(row(page, run)).to_contain_text("88 %")
@@ -210,9 +210,9 @@ async def test_without_redis_the_page_stays_live(
 
 
 async def test_where_no_websocket_gets_through_events_do(
-    open_server: Server, api: Api, open_page: OpenPage
+    shared_server: Server, shared_api: Api, open_page: OpenPage
 ) -> None:
-    run = await api.a_run(status="EXECUTING")
+    run = await shared_api.a_run(status="EXECUTING")
 
     async def mute(page: Page) -> None:
         async def refuse(socket: WebSocketRoute) -> None:
@@ -228,12 +228,12 @@ async def test_where_no_websocket_gets_through_events_do(
             };"""
         )
 
-    watched = await open_page(open_server.url, prepare=mute)
+    watched = await open_page(shared_server.url, prepare=mute)
     page = watched.page
     await is_live(page)
     await page.locator("details.link summary").click()
     await expect(page.locator(".panel")).to_contain_text("server-sent events")
-    await api.update(run, metadata={"progress": 0.66})
+    await shared_api.update(run, metadata={"progress": 0.66})
     await expect(row(page, run)).to_contain_text("66 %")
 
 
@@ -340,41 +340,43 @@ async def test_keys_lead_through_the_list(
 
 
 async def test_a_run_shows_how_it_came_where_it_is(
-    open_server: Server, api: Api, open_page: OpenPage
+    shared_server: Server, shared_api: Api, open_page: OpenPage
 ) -> None:
-    run = await api.a_run("transcribe", payload={"file": "talk.mp3"}, tags=["user:7"])
-    await api.update(run, status="EXECUTING")
-    await api.update(run, status="REATTEMPTING", error={"name": "TimeoutError", "message": "late"})
-    watched = await open_page(open_server.url, f"/?run={run['id']}")
+    run = await shared_api.a_run("transcribe", payload={"file": "talk.mp3"}, tags=["speaker:7"])
+    await shared_api.update(run, status="EXECUTING")
+    await shared_api.update(
+        run, status="REATTEMPTING", error={"name": "TimeoutError", "message": "late"}
+    )
+    watched = await open_page(shared_server.url, f"/?run={run['id']}")
     page = watched.page
     timeline = page.locator(".timeline")
     await expect(timeline.locator("li")).to_have_count(3)
     await expect(timeline).to_contain_text("TimeoutError: late")
-    await api.update(run, status="EXECUTING", metadata={"progress": 0.5, "text": "one\ntwo"})
+    await shared_api.update(run, status="EXECUTING", metadata={"progress": 0.5, "text": "one\ntwo"})
     await expect(timeline.locator("li")).to_have_count(4)
     await expect(timeline).to_contain_text("attempt 2")
     await expect(page.locator(".metadata")).to_contain_text("50 %")
     await expect(page.locator(".prose")).to_have_text("one\ntwo")
     await expect(page.locator("section", has_text="Payload").last).to_contain_text("talk.mp3")
-    child = await api.a_run("chunk", parentRunId=run["id"])
-    await api.update(run, metadata={"progress": 0.6})
+    child = await shared_api.a_run("chunk", parentRunId=run["id"])
+    await shared_api.update(run, metadata={"progress": 0.6})
     await expect(page.locator(".children")).to_contain_text("chunk", timeout=LIVE_S)
-    await api.update(child, status="EXECUTING")
+    await shared_api.update(child, status="EXECUTING")
     await expect(page.locator(".children")).to_contain_text("Executing")
-    await api.update(run, status="COMPLETED", output={"words": 8120})
+    await shared_api.update(run, status="COMPLETED", output={"words": 8120})
     await expect(page.locator("h1")).to_contain_text("Completed")
     await expect(page.locator("section", has_text="Output").last).to_contain_text("8120")
     await expect(page).to_have_title("Completed · transcribe – Runstream")
-    await page.get_by_role("link", name="user:7").click()
+    await page.get_by_role("link", name="speaker:7").click()
     await expect(page.locator(".total")).to_have_text("1 run")
 
 
 async def test_artifacts_are_listed_and_handed_over(
-    keyed_server: Server, keyed_api: Api, open_page: OpenPage
+    shared_keyed_server: Server, shared_keyed_api: Api, open_page: OpenPage
 ) -> None:
     """A link can't show a token, so the page reads the bytes and hands them over."""
-    run = await keyed_api.a_run(status="EXECUTING")
-    answer = await keyed_api.client.post(
+    run = await shared_keyed_api.a_run(status="EXECUTING")
+    answer = await shared_keyed_api.client.post(
         f"/v1/runs/{run['id']}/artifacts?name=report.txt",
         content=b"all is well\n",
         headers={"Content-Type": "text/plain"},
@@ -384,7 +386,7 @@ async def test_artifacts_are_listed_and_handed_over(
     async def keep(page: Page) -> None:
         await page.add_init_script(f"sessionStorage.setItem('runstream-token', '{API_KEY}')")
 
-    page = (await open_page(keyed_server.url, f"/?run={run['id']}", prepare=keep)).page
+    page = (await open_page(shared_keyed_server.url, f"/?run={run['id']}", prepare=keep)).page
     await expect(page.locator(".artifacts")).to_contain_text("text/plain")
     async with page.expect_download() as handed:
         await page.get_by_role("button", name="report.txt").click()
@@ -394,24 +396,26 @@ async def test_artifacts_are_listed_and_handed_over(
 
 
 async def test_what_a_job_writes_is_text(
-    open_server: Server, api: Api, open_page: OpenPage
+    shared_server: Server, shared_api: Api, open_page: OpenPage
 ) -> None:
     bad = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-    run = await api.a_run(bad, payload=bad, tags=[bad], metadata={"message": bad, "x": {"y": bad}})
-    await api.update(run, status="EXECUTING")
-    await api.update(run, status="FAILED", error={"name": bad, "message": bad})
-    page = (await open_page(open_server.url)).page
+    run = await shared_api.a_run(
+        bad, payload=bad, tags=[bad], metadata={"message": bad, "x": {"y": bad}}
+    )
+    await shared_api.update(run, status="EXECUTING")
+    await shared_api.update(run, status="FAILED", error={"name": bad, "message": bad})
+    page = (await open_page(shared_server.url)).page
     await expect(row(page, run)).to_contain_text(bad)
-    await page.goto(f"{open_server.url}/?run={run['id']}")
+    await page.goto(f"{shared_server.url}/?run={run['id']}")
     await expect(page.locator("h1")).to_contain_text(bad)
     assert await page.locator("main img, main script").count() == 0
 
 
 async def test_a_run_is_canceled_and_replayed(
-    open_server: Server, api: Api, open_page: OpenPage
+    shared_server: Server, shared_api: Api, open_page: OpenPage
 ) -> None:
-    run = await api.a_run(status="EXECUTING", payload={"n": 1})
-    page = (await open_page(open_server.url, f"/?run={run['id']}")).page
+    run = await shared_api.a_run(status="EXECUTING", payload={"n": 1})
+    page = (await open_page(shared_server.url, f"/?run={run['id']}")).page
     await page.get_by_role("button", name="Cancel run").click()
     await page.get_by_role("button", name="Keep it").click()
     await expect(page.get_by_role("dialog")).to_have_count(0)
@@ -423,42 +427,44 @@ async def test_a_run_is_canceled_and_replayed(
     await expect(page.locator("h1")).to_contain_text("Queued")
     again = page.url.partition("run=")[2]
     assert again != run["id"]
-    assert (await api.get(f"/v1/runs/{again}"))["payload"] == {"n": 1}
+    assert (await shared_api.get(f"/v1/runs/{again}"))["payload"] == {"n": 1}
 
 
 async def test_a_batch_shows_how_far_it_is(
-    open_server: Server, api: Api, open_page: OpenPage
+    shared_server: Server, shared_api: Api, open_page: OpenPage
 ) -> None:
-    made = await api.post("/v1/batches", {"items": [{"taskIdentifier": "t"} for _ in range(4)]})
-    page = (await open_page(open_server.url, f"/?batch={made['batch']['id']}")).page
+    made = await shared_api.post(
+        "/v1/batches", {"items": [{"taskIdentifier": "t"} for _ in range(4)]}
+    )
+    page = (await open_page(shared_server.url, f"/?batch={made['batch']['id']}")).page
     await expect(page.locator("h1")).to_contain_text("0 of 4 over")
     for n, run in enumerate(made["runs"]):
-        await api.update(run, status="EXECUTING")
-        await api.update(run, status="COMPLETED" if n else "FAILED")
+        await shared_api.update(run, status="EXECUTING")
+        await shared_api.update(run, status="COMPLETED" if n else "FAILED")
     await expect(page.locator("h1")).to_contain_text("Complete 4 of 4 over")
     await expect(page.locator(".legend")).to_contain_text("Completed 3")
     await expect(page.locator(".legend")).to_contain_text("Failed 1")
 
 
 async def test_a_job_run_shows_its_steps(
-    open_server: Server, api: Api, open_page: OpenPage
+    shared_server: Server, shared_api: Api, open_page: OpenPage
 ) -> None:
     order = [
-        (await api.post("/v1/workflows", {"name": name, "taskIdentifier": name}))["id"]
+        (await shared_api.post("/v1/workflows", {"name": name, "taskIdentifier": name}))["id"]
         for name in ("extract", "load")
     ]
-    job = await api.post(
+    job = await shared_api.post(
         "/v1/jobs", {"name": "Import", "config": {"workflowExecutionOrder": order}}
     )
-    job_run = await api.post("/v1/job-runs", {"jobId": job["id"]})
-    page = (await open_page(open_server.url, f"/?job={job_run['id']}")).page
+    job_run = await shared_api.post("/v1/job-runs", {"jobId": job["id"]})
+    page = (await open_page(shared_server.url, f"/?job={job_run['id']}")).page
     await expect(page.locator("h1")).to_contain_text("Import")
     steps = page.locator(".steps li")
     await expect(steps.nth(0)).to_contain_text("Queued")
     await expect(steps.nth(1)).to_contain_text("Not begun")
     first = job_run["workflowRuns"][0]
-    await api.update(first, status="EXECUTING")
-    await api.update(first, status="COMPLETED")
+    await shared_api.update(first, status="EXECUTING")
+    await shared_api.update(first, status="COMPLETED")
     await expect(steps.nth(0)).to_contain_text("Completed")
     await expect(steps.nth(1)).to_contain_text("Queued")
     await page.get_by_role("button", name="Cancel job run").click()
@@ -467,10 +473,10 @@ async def test_a_job_run_shows_its_steps(
 
 
 async def test_a_token_is_asked_for_once_and_kept_in_the_tab_alone(
-    keyed_server: Server, keyed_api: Api, open_page: OpenPage
+    shared_keyed_server: Server, shared_keyed_api: Api, open_page: OpenPage
 ) -> None:
-    run = await keyed_api.a_run()
-    watched = await open_page(keyed_server.url)
+    run = await shared_keyed_api.a_run()
+    watched = await open_page(shared_keyed_server.url)
     watched.allowed = ["status of 401"]
     page = watched.page
     await page.get_by_label("Key or token").fill("wrong-wrong-wrong-wrong")
@@ -493,27 +499,27 @@ async def test_a_token_is_asked_for_once_and_kept_in_the_tab_alone(
 
 
 async def test_a_token_that_may_only_look_is_told_so(
-    keyed_server: Server, keyed_api: Api, open_page: OpenPage
+    shared_keyed_server: Server, shared_keyed_api: Api, open_page: OpenPage
 ) -> None:
-    run = await keyed_api.a_run(status="EXECUTING")
-    token = (await keyed_api.post("/v1/tokens", {"scopes": ["read:runs"]}))["token"]
+    run = await shared_keyed_api.a_run(status="EXECUTING")
+    token = (await shared_keyed_api.post("/v1/tokens", {"scopes": ["read:runs"]}))["token"]
 
     async def keep(page: Page) -> None:
         await page.add_init_script(f"sessionStorage.setItem('runstream-token', '{token}')")
 
-    page = (await open_page(keyed_server.url, f"/?run={run['id']}", prepare=keep)).page
+    page = (await open_page(shared_keyed_server.url, f"/?run={run['id']}", prepare=keep)).page
     await expect(page.locator("h1")).to_contain_text("Executing")
     await expect(page.get_by_role("button", name="Cancel run")).to_have_count(0)
-    await keyed_api.update(run, status="COMPLETED")
+    await shared_keyed_api.update(run, status="COMPLETED")
     await expect(page.locator("h1")).to_contain_text("Completed")
 
 
 async def test_the_messages_of_the_page_can_be_seen(
-    open_server: Server, api: Api, open_page: OpenPage
+    shared_server: Server, shared_api: Api, open_page: OpenPage
 ) -> None:
-    page = (await open_page(open_server.url, "/?messages")).page
+    page = (await open_page(shared_server.url, "/?messages")).page
     await expect(page.locator(".wire")).to_contain_text("subscribeToRuns")
-    run = await api.a_run()
+    run = await shared_api.a_run()
     await expect(page.locator(".wire")).to_contain_text(run["id"])
     await page.get_by_label("Text").fill("welcome")
     await expect(page.locator(".wire li")).to_have_count(1)
@@ -525,8 +531,8 @@ async def test_the_messages_of_the_page_can_be_seen(
     "path", ["/?run=run_nothere", "/?batch=batch_nothere", "/?job=run_nothere"]
 )
 async def test_what_is_not_there_is_said(
-    open_server: Server, api: Api, open_page: OpenPage, path: str
+    shared_server: Server, shared_api: Api, open_page: OpenPage, path: str
 ) -> None:
-    watched = await open_page(open_server.url, path)
+    watched = await open_page(shared_server.url, path)
     watched.allowed = ["status of 404"]
     await expect(watched.page.locator("h1")).to_contain_text("No such")

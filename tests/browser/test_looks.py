@@ -208,9 +208,11 @@ async def serious(page: Page, *, only_contrast: bool) -> Any:
     )
 
 
-async def test_whoever_signs_in_can_read_it(keyed_server: Server, open_page: OpenPage) -> None:
+async def test_whoever_signs_in_can_read_it(
+    shared_keyed_server: Server, open_page: OpenPage
+) -> None:
     install()
-    watched = await open_page(keyed_server.url)
+    watched = await open_page(shared_keyed_server.url)
     watched.allowed = ["status of 401"]
     page = watched.page
     await expect(page.get_by_label("Key or token")).to_be_visible()
