@@ -49,6 +49,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
+def lasting_postgres() -> Iterator[Postgres]:
+    """For the databases of the targets, which live for long: other tests stop the common one."""
+    with Postgres() as postgres:
+        yield postgres
+
+
+@pytest.fixture(scope="session")
 def target(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Target]:
@@ -58,10 +65,11 @@ def target(
         return
     store, broker = request.param.split("-")
     with ExitStack() as started:
-        # Servers of its own: it lives for long, and other tests stop and empty the shared ones.
         database = f"sqlite:///{tmp_path_factory.mktemp('conformance') / 'runstream.db'}"
         if store == "postgres":
-            database = started.enter_context(Postgres()).create_database()
+            postgres: Postgres = request.getfixturevalue("lasting_postgres")
+            database = postgres.create_database()
+        # One of its own: two servers on one Valkey would hear each other's hints.
         redis = None if broker == "memory" else started.enter_context(Valkey()).url
         # A short heartbeat, so that the test of it need not wait for long.
         server = started.enter_context(Server(database, redis, env={"RUNSTREAM_HEARTBEAT_S": "1"}))
