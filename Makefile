@@ -11,6 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 BIN := .venv/bin
 # Tests at once: they wait more than they compute. `make test JOBS=0` runs one after the other.
+# Neighbours stay together for as long as nobody is idle (worksteal): what they share is started once.
 JOBS ?= 3
 STAMP := .venv/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -33,8 +34,11 @@ $(STAMP): pyproject.toml clients/python/pyproject.toml constraints.txt
 demo: $(STAMP) ## a server, a few real commands as runs, and their changes as they are pushed; STAY=1 keeps it up
 	@$(BIN)/realtime demo $(if $(STAY),--stay)
 
+# Each worker and each server of a test would compile all sources anew; images for containers often
+# ask for that.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## every test, on SQLite, PostgreSQL, memory and Redis
-	@$(BIN)/python -m pytest --numprocesses=$(JOBS) $(ARGS) || { \
+	@$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal $(ARGS) || { \
 		echo; echo "What failed beside others is run again, alone: it has to pass then."; \
 		$(BIN)/python -m pytest --last-failed --last-failed-no-failures=none $(ARGS); }
 
