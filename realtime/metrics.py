@@ -59,6 +59,7 @@ class Metrics:
         self.http_requests_total = self.counter(
             "http_requests", "HTTP requests.", "route", "method", "status"
         )
+        self._requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.http_request_seconds = self.histogram(
             "http_request_seconds", "How long an HTTP request took.", _FAST, "route"
         )
@@ -72,8 +73,15 @@ class Metrics:
 
     def http_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Counts one answered request, by the route's pattern, never by its path."""
-        self.http_requests_total.labels(route, method, str(status)).inc()
-        self.http_request_seconds.labels(route).observe(seconds)
+        counted = self._requests.get((route, method, status))
+        if counted is None:
+            # To look these up costs as much as a request's way to where it is answered.
+            counted = self._requests[route, method, status] = (
+                self.http_requests_total.labels(route, method, str(status)),
+                self.http_request_seconds.labels(route),
+            )
+        counted[0].inc()
+        counted[1].observe(seconds)
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
