@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 
 from store.tables import JsonText, UtcTime
+
+_encode = msgspec.json.Encoder().encode
 
 Convert = Callable[[Any], Any] | None
 
@@ -56,12 +59,22 @@ def among(
 ) -> sa.ColumnElement[bool]:
     """Whether the column holds one of the values: one statement for any number of them.
 
-    PostgreSQL plans each text of a statement anew, and `IN` has another for each count.
+    PostgreSQL plans each text of a statement anew, and `IN` has another for each count; SQLite
+    has to read it again.
     """
     if connection.dialect.name == "postgresql":
         array = sa.bindparam(None, sorted(values), type_=postgresql.ARRAY(sa.Text))
         return column == sa.any_(array)
+    if column.primary_key:  # each is found at once, however the rest of the statement is
+        keys = sa.bindparam("keys", _encode(sorted(values)).decode(), sa.Text, unique=True)
+        return cast("sa.ColumnElement[bool]", _among_keys(column).bindparams(keys))
     return column.in_(sorted(values))
+
+
+@lru_cache(64)
+def _among_keys(column: sa.Column[Any]) -> sa.TextClause:
+    name = f"{column.table.name}.{column.name}"
+    return sa.text(f"{name} IN (SELECT value FROM json_each(:keys))")
 
 
 def _execute(connection: Connection, statement: _Statement, rows: Sequence[Sequence[Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -19,6 +20,7 @@ from store.model import WIRE_FIELDS, Run, RunStatus, wire_value
 
 _UNTOLD: Final = frozenset({"payload", "version", "updated_at"})
 """A change says these by other means, or not at all: the payload is stored once, in the run."""
+_told_of: Final = attrgetter(*WIRE_FIELDS)
 
 
 def create(
@@ -247,9 +249,8 @@ def _finish(before: Run, after: Run) -> tuple[Run, dict[str, Any]]:
     # Most fields are the very same object still: that is the quick question, so it comes first.
     differing = [
         name
-        for name in WIRE_FIELDS
-        if (old := getattr(before, name)) is not (new := getattr(after, name))
-        and not same(old, new)
+        for name, old, new in zip(WIRE_FIELDS, _told_of(before), _told_of(after), strict=True)
+        if old is not new and not same(old, new)
     ]
     return after, _told(after, differing)
 

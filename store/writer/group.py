@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -97,33 +96,30 @@ class _Group:
                 return answer_codec.decode(outcomes)
         if not submission.atomic:
             return [self._attempt(command) for command in submission.commands]
-        with self._all_or_nothing() as mark:
-            done: Outcomes = []
-            for command in submission.commands:
-                outcome = self._attempt(command)
-                if isinstance(outcome, StoreError):
-                    mark.refuse()
-                    return outcome
-                done.append(outcome)
-            return done
+        undo, changes = len(self._undo), len(self._staged.changes)
+        done: Outcomes = []
+        for command in submission.commands:
+            outcome = self._attempt(command)
+            if isinstance(outcome, StoreError):
+                self._back_to(undo, changes)
+                return outcome
+            done.append(outcome)
+        return done
 
     def _attempt(self, command: Command) -> Done | StoreError:
-        with self._all_or_nothing() as mark:
-            try:
-                return self._apply(command)
-            except StoreError as error:
-                mark.refuse()
-                return error
+        undo, changes = len(self._undo), len(self._staged.changes)
+        try:
+            return self._apply(command)
+        except StoreError as error:
+            self._back_to(undo, changes)
+            return error
 
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[_Mark]:
-        mark = _Mark(len(self._undo), len(self._staged.changes))
-        yield mark
-        if mark.refused:
-            while len(self._undo) > mark.undo:
-                self._undo.pop()()
-            del self._staged.changes[mark.changes :]
-            del self._staged.hints[mark.changes :]
+    def _back_to(self, undo: int, changes: int) -> None:
+        """Undoes what was done since there were so many steps to undo, and so many changes."""
+        while len(self._undo) > undo:
+            self._undo.pop()()
+        del self._staged.changes[changes:]
+        del self._staged.hints[changes:]
 
     def _apply(self, command: Command) -> Done:
         match command:
@@ -459,15 +455,3 @@ class _Group:
     def _drop(self, mapping: dict[Any, Any], key: Any) -> None:
         old = mapping.pop(key)
         self._undo.append(lambda: mapping.__setitem__(key, old))
-
-
-class _Mark:
-    """Where a command or an atomic submission began."""
-
-    def __init__(self, undo: int, changes: int) -> None:
-        self.undo = undo
-        self.changes = changes
-        self.refused = False
-
-    def refuse(self) -> None:
-        self.refused = True
