@@ -112,20 +112,20 @@ def start_proxy() -> Iterator[Callable[[Between], Between]]:
 
 @pytest.mark.parametrize("kind", [Nginx, Caddy])
 async def test_streams_go_through_as_the_guide_says(
-    open_server: Server,
-    api: Api,
+    shared_server: Server,
+    shared_api: Api,
     start_proxy: Callable[[Between], Between],
     open_page: OpenPage,
     kind: type[Between],
 ) -> None:
-    proxy = start_proxy(kind(open_server))
-    run = await api.a_run(status="EXECUTING")
+    proxy = start_proxy(kind(shared_server))
+    run = await shared_api.a_run(status="EXECUTING")
     page = (await open_page(proxy.url)).page
     await page.locator("details.link summary").click()
     await expect(page.locator(".panel")).to_contain_text("WebSocket")
     await expect(page.locator("details.link summary")).to_contain_text("Live")
-    await api.update(run, metadata={"progress": 0.42})
-    await expect(page.locator(".list-rows .row")).to_contain_text("42 %")
+    await shared_api.update(run, metadata={"progress": 0.42})
+    await expect(page.locator(f"#row-{run['id']}")).to_contain_text("42 %")
     # An event stream is handed on as it comes, and not when a buffer is full.
     async with (
         httpx2.AsyncClient(timeout=10) as client,
@@ -135,23 +135,23 @@ async def test_streams_go_through_as_the_guide_says(
             json.loads(line[5:]) async for line in stream.aiter_lines() if line[:5] == "data:"
         )
         assert [(await anext(messages))["type"] for _ in range(2)] == ["snapshot", "live"]
-        await api.update(run, metadata={"progress": 0.5})
+        await shared_api.update(run, metadata={"progress": 0.5})
         assert (await anext(messages))["type"] == "change"
 
 
 async def test_a_proxy_that_knows_no_websockets_is_got_around(
-    open_server: Server,
-    api: Api,
+    shared_server: Server,
+    shared_api: Api,
     start_proxy: Callable[[Between], Between],
     open_page: OpenPage,
 ) -> None:
-    proxy = start_proxy(Nginx(open_server, knows_websockets=False))
-    run = await api.a_run(status="EXECUTING")
+    proxy = start_proxy(Nginx(shared_server, knows_websockets=False))
+    run = await shared_api.a_run(status="EXECUTING")
     watched = await open_page(proxy.url)
     watched.allowed.append("WebSocket connection to")
     page = watched.page
     await page.locator("details.link summary").click()
     await expect(page.locator(".panel")).to_contain_text("server-sent events")
     await expect(page.locator("details.link summary")).to_contain_text("Live")
-    await api.update(run, metadata={"progress": 0.42})
-    await expect(page.locator(".list-rows .row")).to_contain_text("42 %")
+    await shared_api.update(run, metadata={"progress": 0.42})
+    await expect(page.locator(f"#row-{run['id']}")).to_contain_text("42 %")
