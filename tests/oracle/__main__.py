@@ -15,7 +15,7 @@ from unittest import mock
 import click
 
 from tests.oracle import world
-from tests.oracle.world import Place, SetUp, Step, plan, play
+from tests.oracle.world import ACTIONS, Place, SetUp, Step, plan, play
 from tests.servers import Postgres, Valkey
 
 SEEDS: Final = Path(__file__).parent / "seeds"
@@ -87,6 +87,7 @@ def replayed(path: Path) -> None:
 @click.option("--seeds", default="0:100", help="From the first to before the last.")
 @click.option("--steps", default=400, help="How long each history is.")
 @click.option("--minutes", default=60.0, help="No more are begun after so long.")
+@click.option("--often", multiple=True, type=click.Choice(list(ACTIONS)), help="More of this.")
 @click.option("--stop/--go-on", default=True, help="At the first finding.")
 @click.option("--brief", is_flag=True, help="Findings in one line.")
 @click.option("--replay", help="Nothing but what was kept under this name, or in this file.")
@@ -97,6 +98,7 @@ def main(
     seeds: str,
     steps: int,
     minutes: float,
+    often: tuple[str, ...],
     stop: bool,
     brief: bool,
     keep: str | None,
@@ -118,7 +120,7 @@ def main(
                     break
                 done += 1
                 try:
-                    played += len(play(place, seed, plan(seed, steps)).history)
+                    played += len(play(place, seed, plan(seed, steps, often)).history)
                 except Exception as error:
                     found += 1
                     *_, where = getattr(error, "__notes__", [""])
@@ -127,7 +129,7 @@ def main(
                         click.echo("".join(traceback.format_exception(error)))
                     if keep is not None:
                         step = _step_of(error)
-                        history = list(plan(seed, steps))[:step]
+                        history = list(plan(seed, steps, often))[:step]
                         history = shortened(place, seed, history, shorten)
                         kept = {"setUp": name, "seed": seed, "step": step, "history": history}
                         (SEEDS / f"{keep}.json").write_text(json.dumps(kept) + "\n")

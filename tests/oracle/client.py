@@ -26,6 +26,54 @@ class Broken(AssertionError):
 
 
 @dataclass
+class PlainOutlet(RecordingOutlet):
+    """One whose socket takes finished frames past it, as long as its client reads."""
+
+    number: int = 0
+
+    def file(self) -> int | None:  # type: ignore[override]
+        return self.number if self.writable and self.closed is None else None
+
+    def finish_frame(self, frame: bytes, written: int) -> None:
+        # What its transport has is on the way like all that comes after it.
+        assert written < len(frame)
+        self.lines += _message_of(frame).split(b"\n")
+
+
+class Sockets:
+    """The sockets of such outlets, in place of the system's."""
+
+    def __init__(self) -> None:
+        self._outlets: dict[int, PlainOutlet] = {}
+        self._writes = 0
+
+    def open(self) -> PlainOutlet:
+        """Another one."""
+        outlet = PlainOutlet(number=len(self._outlets) + 1_000_000)
+        self._outlets[outlet.number] = outlet
+        return outlet
+
+    def write(self, number: int, frame: bytes) -> int:
+        """Takes the frame, but now and then only a part of it."""
+        outlet = self._outlets[number]
+        if outlet.closed is not None or outlet.aborted:
+            raise Broken("a frame was written to a socket that is closed")
+        if not outlet.writable:
+            raise BlockingIOError
+        self._writes += 1
+        if self._writes % 7 == 0:
+            return len(frame) // 2
+        outlet.lines += _message_of(frame).split(b"\n")
+        return len(frame)
+
+
+def _message_of(frame: bytes) -> bytes:
+    """What a server's text frame holds."""
+    start = {126: 4, 127: 10}.get(frame[1], 2)
+    return frame[start:]
+
+
+@dataclass
 class Shown:
     """Something that was said of a run, to be held against the ledger later."""
 
@@ -169,13 +217,15 @@ class Client:
         scopes: frozenset[str],
         get: Callable[[str], Awaitable[State | None]],
         commits: Callable[[], int],
+        outlet: Callable[[], RecordingOutlet] = RecordingOutlet,
     ) -> None:
         self.project = project
         self.scopes = scopes
         self.forced: frozenset[str] = frozenset()
         """The fields that its token forces out."""
         self.streams: list[Stream] = []
-        self.outlet = RecordingOutlet()
+        self._new_outlet = outlet
+        self.outlet = outlet()
         self.connection: Connection | None = None
         self.hub: Hub | None = None
         self.lags = False
@@ -204,7 +254,7 @@ class Client:
         async def authenticate(_token: str | None) -> Grant:
             return grants.pop() if grants else self.grant(*self._asked[-1])
 
-        self.outlet = RecordingOutlet()
+        self.outlet = self._new_outlet()
         self._read = 0
         self._asked = []
         self.hub = hub
@@ -214,14 +264,21 @@ class Client:
             if stream.ended is None and not stream.forbidden:
                 await self._subscribe(stream)
 
-    async def subscribe(self, ask: dict[str, Any]) -> Stream:
-        """A new stream."""
-        stream = Stream(self._next_id, ask)
-        self._next_id += 1
+    async def subscribe(self, ask: dict[str, Any], id: int | None = None) -> Stream:
+        """A new stream; with an id of the caller's, which must not have been used."""
+        id = self._next_id if id is None else id
+        assert id >= self._next_id
+        stream = Stream(id, ask)
+        self._next_id = id + 1
         self.streams.append(stream)
         if self.connection is not None:
             await self._subscribe(stream)
         return stream
+
+    @property
+    def next_id(self) -> int:
+        """From here on no id was used."""
+        return self._next_id
 
     async def _subscribe(self, stream: Stream) -> None:
         stream.is_live = False
@@ -245,6 +302,10 @@ class Client:
             return
         stream.is_unwanted = True
         await self._send({"type": "unsubscribe", "id": stream.id})
+
+    async def ping(self) -> None:
+        """Asks for an answer that is for it alone."""
+        await self._send({"type": "ping"})
 
     async def authenticate(self, scopes: frozenset[str], forced: frozenset[str]) -> None:
         """Hands in another token on the live connection."""

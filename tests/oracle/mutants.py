@@ -57,6 +57,7 @@ def oracle_finds(folder: Path, name: str, rule: Rule, minutes: float, shorten: f
             folder,
             *("tests.oracle", set_up, "--seeds", "0:100000", "--minutes", str(minutes)),
             *("--brief", "--keep", name, "--shorten", str(shorten)),
+            *(f"--often={each}" for each in rule.often),
         )
         kept = folder / "tests/oracle/seeds" / f"{name}.json"
         if kept.exists():

@@ -9,7 +9,7 @@ import json
 import logging
 import random
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
 
 from realtime import ring, subscription
-from realtime.hub import Hub, HubSettings, joining, progress, project
+from realtime.hub import Hub, HubSettings, cohorts, joining, progress, project
 from realtime.session import SessionSettings
 from store import Retention, RunStore, open_broker
 from store.broker import Broker, BrokerState, Hint
@@ -53,7 +53,7 @@ from store.model import Run, RunStatus, wire_run
 from store.schema import new_epoch
 from store.writer.group import Committed, run_group
 from tests.faults import client_kill, terminate_backends
-from tests.oracle.client import Client
+from tests.oracle.client import Client, Sockets, Stream
 from tests.oracle.gates import GatedStore, TamperingBroker
 from tests.oracle.ledger import Ledger, State
 from tests.servers import Postgres, Valkey
@@ -330,7 +330,18 @@ class World:
             Client(self.projects[0], tag, self._get, self._commits),
             Client(self.projects[-1], task, self._get, self._commits),
         ]
+        sockets = Sockets()
+        patch(mock.patch.object(cohorts, "_write", sockets.write))
+        self.alike = [
+            Client(self.projects[0], ALL, self._get, self._commits, sockets.open) for _ in range(3)
+        ]
+        """Clients that ask for the same, and are told together."""
         self.jobs = {name: await self._define_job(name) for name in self.projects}
+
+    @property
+    def everybody(self) -> list[Client]:
+        """All clients that ask for anything."""
+        return self.clients + [each for each in self.alike if each.live_streams or each.connection]
 
     async def _define_job(self, project: str) -> str:
         # Of the same names in each project.
@@ -392,7 +403,7 @@ class World:
             await ACTIONS[name][1](self, chance)
         await self._turn(chance.choice([1, 2, 6]))
         self._check_log()
-        for client in self.clients:
+        for client in self.everybody:
             if not client.lags:
                 await client.read()
 
@@ -507,22 +518,22 @@ class World:
         for round in range(ROUNDS):
             for gateway in self.gateways:
                 gateway.hub.suspect(None, "test")
-            for client in self.clients:
+            for client in self.everybody:
                 await self._let_read(client)
                 if client.connection is None:
                     await client.connect(chance.choice(self.gateways).hub)
             await self._turn(3)
             await self._land(chance)
             self._check_log()
-            for client in self.clients:
+            for client in self.everybody:
                 await client.read()
-            problem = next(filter(None, map(self._problem, self.clients)), None)
+            problem = next(filter(None, map(self._problem, self.everybody)), None)
             if problem is None and round:
                 break
             if round > 40:
                 await asyncio.sleep(0.01)
         assert problem is None, problem
-        for client in self.clients:
+        for client in self.everybody:
             client.verify(self.ledgers[client.project])
 
     def _problem(self, client: Client) -> str | None:
@@ -894,7 +905,7 @@ async def kill_gateway(world: World, chance: random.Random) -> None:
     if chance.random() < 0.5:
         return
     gateway = _gateway(world, chance)
-    for client in world.clients:
+    for client in world.everybody:
         if client.hub is gateway.hub:
             await client.cut(leave=chance.choice([0, 0, 3]))
     await gateway.kill()
@@ -908,7 +919,7 @@ async def drain_gateway(world: World, chance: random.Random) -> None:
         return
     gateway = _gateway(world, chance)
     await gateway.hub.drain(0.06)
-    for client in world.clients:
+    for client in world.everybody:
         if client.hub is gateway.hub:
             await client.cut()
     await gateway.kill()
@@ -980,7 +991,7 @@ async def restore(world: World, chance: random.Random) -> None:
     if not isinstance(database, Sqlite) or world.copy is None:
         return
     await world.refresh()
-    for client in world.clients:
+    for client in world.everybody:
         await client.cut()
         client.verify(world.ledgers[client.project])
     for gateway in world.gateways:
@@ -992,7 +1003,7 @@ async def restore(world: World, chance: random.Random) -> None:
     else:
         # Without a word about it: whoever has kept what they had with its cursor is told, but
         # what came after the cursor was nobody's to take back.
-        for client in world.clients:
+        for client in world.everybody:
             client.go_back(world.ledgers[client.project])
             # Of what the copy does not know there is nothing to be told, not even that.
             known = world.copied[client.project]
@@ -1172,6 +1183,75 @@ def _tagged(tags: list[str], match: str) -> dict[str, Any]:
     return {"type": "subscribeToRunsWithTag", "tags": tags, "match": match}
 
 
+@action(5)
+async def subscribe_alike(world: World, chance: random.Random) -> None:
+    """Clients ask for the same, by the same id and for nothing else: they are told together."""
+    gateway = _gateway(world, chance)
+    ask = _ask(world, world.alike[0], chance)
+    there: list[Stream] = [stream for client in world.alike for stream in client.live_streams]
+    id = max(client.next_id for client in world.alike)
+    if there and chance.random() < 0.8:
+        ask, id = there[0].ask, there[0].id
+    if not there and chance.random() < 0.6:
+        ask = {"type": "subscribeToRuns", "skip": chance.choice([[], ["payload"]])}
+    if ask is None:
+        return
+    ask = ask | {"delivery": "every"}
+    for client in world.alike:
+        if client.connection is None:
+            await client.connect(gateway.hub)
+        if not client.live_streams and client.next_id <= id:
+            await client.subscribe(ask, id)
+    if chance.random() < 0.6:
+        # Nobody is told together with others until a statement of the tail has passed.
+        for _ in range(3):
+            gateway.hub.suspect(world.projects[0], "test")
+            await world._turn(3)
+            await world._land(chance)
+
+
+@action(5)
+async def trouble_alike(world: World, chance: random.Random) -> None:
+    """One of those that are told together goes its own way."""
+    client = chance.choice(world.alike)
+    streams = client.live_streams
+    if client.connection is None:
+        if streams:
+            await client.connect(_gateway(world, chance).hub)
+        return
+    what = [
+        "cut",
+        "stall",
+        "stall",
+        "read",
+        "read",
+        "read",
+        "leave",
+        "more",
+        "less",
+        "less",
+        "ping",
+    ]
+    match chance.choice(what):
+        case "cut":
+            await client.cut(leave=chance.randint(0, client.unread))
+        case "stall":
+            client.lags = True
+            client.outlet.writable = chance.random() < 0.3
+        case "read":
+            await world._let_read(client)
+        case "leave" if streams:
+            await client.unsubscribe(chance.choice(streams))
+        case "less" if len(streams) > 1:
+            await client.unsubscribe(streams[-1])
+        case "more" if len(streams) == 1:
+            ask = _ask(world, client, chance)
+            if ask is not None:
+                await client.subscribe(ask)
+        case "ping":
+            await client.ping()
+
+
 @action(1)
 async def unsubscribe(world: World, chance: random.Random) -> None:
     """A client has seen enough of one stream."""
@@ -1217,8 +1297,12 @@ async def revoke(world: World, chance: random.Random) -> None:
 # --------------------------------------------------------------------------------------- playing
 
 
-def plan(seed: int, steps: int) -> Iterator[Step]:
-    """What the seed makes happen, settling now and then."""
+OFTEN: Final = 8.0
+"""How many times as often as else something happens of which there is to be more."""
+
+
+def plan(seed: int, steps: int, often: Collection[str] = ()) -> Iterator[Step]:
+    """What the seed makes happen, settling now and then; more of some things, if that is asked."""
     chance = random.Random(seed)
     names = list(ACTIONS)
     weights = [float(ACTIONS[name][0]) for name in names]
@@ -1226,6 +1310,8 @@ def plan(seed: int, steps: int) -> Iterator[Step]:
     weights = [weight * chance.choice([0.0, 0.5, 1.0, 1.0, 2.0]) for weight in weights]
     for name in ("write", "subscribe", "connect", "begin_read", "end_read"):
         weights[names.index(name)] = float(ACTIONS[name][0])
+    for name in often:
+        weights[names.index(name)] = ACTIONS[name][0] * OFTEN
     for step in range(steps):
         if step % 100 == 99:
             yield "settle", chance.randrange(2**16)

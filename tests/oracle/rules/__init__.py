@@ -44,6 +44,8 @@ class Rule:
     """The test that shows its loss, where the moment is too rare for the oracle."""
     set_ups: tuple[str, ...] = ("sqlite", "postgres")
     """Where the oracle looks, in this order."""
+    often: tuple[str, ...] = ()
+    """What happens more often than else while it looks: of what the loss of a rare rule takes."""
 
 
 POSTGRES: Final = ("postgres",)
@@ -231,6 +233,7 @@ RULES: Final[dict[str, Rule]] = {
     "overflow-is-read": Rule(
         "A buffer that overflowed is read from the log.",
         (Edit(JOINING, "if member.overflowed:", "if False:"),),
+        often=("write", "deliver", "subscribe"),
     ),
     "joining-starts-again": Rule(
         "A joining that finds the log cut starts again from a snapshot.",
@@ -242,6 +245,7 @@ RULES: Final[dict[str, Rule]] = {
                 "                    raise\n                reason =",
             ),
         ),
+        often=("write", "deliver", "subscribe", "cut_log"),
     ),
     "join-horizon": Rule(
         "A stream keeps the horizon that it joined with until a tail has passed.",
@@ -283,7 +287,7 @@ RULES: Final[dict[str, Rule]] = {
     "log-after-pages": Rule(
         "After a snapshot of several pages the log is read from the first one's horizon.",
         (Edit(JOINING, "if page.horizon is not first:", "if False:"),),
-        set_ups=("postgres", "sqlite"),
+        often=("write", "deliver"),
     ),
     "replay-bound-by-its-first-page": Rule(
         "A replay goes live at the horizon of its first page.",
@@ -306,6 +310,7 @@ RULES: Final[dict[str, Rule]] = {
                 "            horizon = project.horizon\n            member.clear_buffer()\n",
             ),
         ),
+        often=("connect_amid", "cut", "write"),
     ),
     "over-is-in-the-log": Rule(
         "Who comes back to a run that is over is served by the log, which has its end.",
@@ -316,7 +321,7 @@ RULES: Final[dict[str, Rule]] = {
                 "is_over = False",
             ),
         ),
-        set_ups=("postgres", "sqlite"),
+        often=("write", "lose", "subscribe", "cut", "connect"),
     ),
     "reads-begin-after": Rule(
         "Whoever shares a read gets one that begins after they asked.",
@@ -372,7 +377,7 @@ RULES: Final[dict[str, Rule]] = {
                 "            return\n",
             ),
         ),
-        set_ups=("postgres", "sqlite"),
+        often=("write", "lose", "subscribe"),
     ),
     "end-after-the-tail-job-run": Rule(
         "A job run's `end` goes out after the rows of a statement that began after it was final.",
@@ -435,6 +440,7 @@ RULES: Final[dict[str, Rule]] = {
                 "        self.mailbox.clear()\n        self.perform(self.session.close(CloseCode.SLOW",
             ),
         ),
+        often=("lose_while_owed", "subscribe", "connect"),
     ),
     "epoch": Rule(
         "A cursor of another epoch is not continued.",
