@@ -605,7 +605,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._unanswered.append(self.cycle)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        extensions = cast("dict[str, object]", cycle.scope["extensions"])  # type: ignore[typeddict-item]
+        extensions = cast("dict[str, object]", cycle.scope["extensions"])
         extensions[BODY_EXTENSION] = partial(_whole_body, cycle)
         if cycle.scope["method"] != "HEAD":  # its head is all of it
             cycle.transport = cast(asyncio.Transport, _OneWrite(cycle.transport, self.loop))
