@@ -60,11 +60,10 @@ _FIXED: Final = frozenset(
 )
 """What never changes of a run."""
 
-_ALWAYS: Final = (
-    "id",
-    "version",
-    "last_xid",
-    "updated_at",
+_ALWAYS: Final = ("id", "version", "last_xid", "updated_at")
+"""What every update writes."""
+
+_STEP: Final = (
     "status",
     "attempt",
     "queued_at",
@@ -73,11 +72,12 @@ _ALWAYS: Final = (
     "executing_since",
     "duration_ms",
 )
-"""What every update writes: small columns, which differ in most of them."""
+"""What an update writes where one of it differs: most of it moves with the status."""
 
-_SOMETIMES: Final = tuple(name for name in _NAMES if name not in _FIXED.union(_ALWAYS))
+_SOMETIMES: Final = tuple(name for name in _NAMES if name not in _FIXED.union(_ALWAYS, _STEP))
 
 _always = attrgetter(*_ALWAYS)
+_step = attrgetter(*_STEP)
 _sometimes = attrgetter(*_SOMETIMES)
 _whole = attrgetter(*_NAMES)
 
@@ -107,6 +107,10 @@ def update_runs(
         ]
         names = tuple(name for name, _ in differing)
         row = (*_always(after), due_at, *(value for _, value in differing))
+        step = _step(after)
+        if step != _step(before):
+            names += _STEP
+            row += step
         alike.setdefault(names, []).append(row)
     for names, rows in sorted(alike.items()):
         bulk.update(connection, runs, (*_ALWAYS, "due_at", *names), rows)

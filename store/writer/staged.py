@@ -115,6 +115,8 @@ class Staged:
             before = self._held.runs.get(id)
             if run is before:
                 continue
+            if run is not None and before is not None and run.tags is before.tags:
+                continue
             old = set(() if before is None else before.tags)
             new = set(() if run is None else run.tags)
             one = run or before
