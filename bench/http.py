@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+
+import msgspec
 
 from tests.processes import API_KEY
 
@@ -37,14 +38,14 @@ class Caller:
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
         """What is answered. Raises Refused."""
-        data = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
+        data = b"" if body is None else msgspec.json.encode(body)
         if self._reader.at_eof():  # idle for longer than the server keeps a connection
             self._writer.close()
             streams = await asyncio.open_connection("127.0.0.1", self._port, limit=2**26)
             self._reader, self._writer = streams
         self._writer.write(request(method, path, data))
         answer = await read_answer(self._reader)
-        return json.loads(answer) if answer else None
+        return msgspec.json.decode(answer) if answer else None
 
 
 def request(method: str, path: str, body: bytes = b"") -> bytes:
