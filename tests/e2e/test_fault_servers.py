@@ -109,6 +109,18 @@ async def told(writing: Server, reading: Server) -> AsyncIterator[Told]:
         assert shown == list(range(shown[0], final.version + 1))
 
 
+async def change_unhinted(story: Told, database: str) -> None:
+    """A change that no hint tells of; until the reader has it."""
+    before = (await story.writer.runs.get(story.run_id)).version
+    dead = await RunStore.open(database, broker=open_broker(None))
+    try:
+        command = UpdateRun(project="default", run_id=story.run_id, metadata={"unhinted": before})
+        await dead.execute(Submission(project="default", commands=(command,)))
+        await until(lambda: story.last > before)
+    finally:
+        await dead.close()
+
+
 async def test_a_change_whose_writer_died_before_its_hint_is_found(
     pair: tuple[Server, Server],
 ) -> None:
@@ -116,18 +128,8 @@ async def test_a_change_whose_writer_died_before_its_hint_is_found(
 
     The writer here is a process that Redis hears nothing of: as one killed after its commit.
     """
-    _, other = pair
-    dead = await RunStore.open(other.database, broker=open_broker(None))
-    try:
-        async with told(*pair) as story:
-            before = story.last
-            command = UpdateRun(
-                project="default", run_id=story.run_id, metadata={"said": "by the dead"}
-            )
-            await dead.execute(Submission(project="default", commands=(command,)))
-            await until(lambda: story.last > before)
-    finally:
-        await dead.close()
+    async with told(*pair) as story:
+        await change_unhinted(story, pair[1].database)
 
 
 async def test_a_subscriber_that_redis_cuts_off_misses_nothing(
@@ -153,22 +155,37 @@ async def test_redis_may_come_back_empty(pair: tuple[Server, Server], valkey: Va
 async def test_streams_outlive_the_connections_to_the_database(
     pair: tuple[Server, Server], postgres: Postgres
 ) -> None:
-    """What was cut off is read again; no reader has to reconnect for it."""
+    """What was cut off is read again; no reader has to reconnect for it.
+
+    Not seen to fail: with the look at a connection before it is used, the second try on another
+    and the tail's next try all taken out it passed. The first read that meets a cut connection
+    has the pool replace them all, and that is seldom the tail's. What the tail's next try is for
+    is shown below, the second try in tests/store/test_writer.py.
+    """
     async with told(*pair) as story:
         for _ in range(3):
             await asyncio.to_thread(terminate_backends, postgres, pair[0].database)
             await story.write(2)
+            await change_unhinted(story, pair[0].database)
         assert story.reader.stats.reconnects == 0
 
 
 async def test_streams_stay_open_while_postgresql_is_restarted(
     pair: tuple[Server, Server], postgres: Postgres
 ) -> None:
-    """They wait, and go on by themselves; no reader has to reconnect for it."""
+    """They wait, and go on by themselves; no reader has to reconnect for it.
+
+    Taken out: the tail's next try; what no hint told of never came.
+    """
     async with told(*pair) as story:
         await story.write(2)
-        await asyncio.to_thread(postgres.restart)
+        await asyncio.to_thread(postgres.stop)
+        try:
+            await until(lambda: story.reader.is_stale)
+        finally:
+            await asyncio.to_thread(postgres.start)
         await story.write(2)
+        await change_unhinted(story, pair[0].database)
         assert story.reader.stats.reconnects == 0
 
 
