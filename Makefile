@@ -38,9 +38,11 @@ demo: $(STAMP) ## a server, a few real commands as runs, and their changes as th
 # ask for that.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## every test, on SQLite, PostgreSQL, memory and Redis
-	@$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal $(ARGS) || { \
+	@$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal -m "not alone" $(ARGS) || { \
 		echo; echo "What failed beside others is run again, alone: it has to pass then."; \
-		$(BIN)/python -m pytest --last-failed --last-failed-no-failures=none $(ARGS); }
+		$(BIN)/python -m pytest --last-failed --last-failed-no-failures=none -m "not alone" $(ARGS); }
+	@echo; echo "And alone, what measures how a page feels:"
+	@$(BIN)/python -m pytest --quiet -m alone $(ARGS) || [ $$? = 5 ]
 
 check: $(STAMP) ## format, lint, types, import contracts; changes nothing
 	$(BIN)/ruff format --check

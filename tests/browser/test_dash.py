@@ -50,6 +50,7 @@ async def test_runs_appear_and_change_without_a_reload(
     await expect(page.locator(".total")).to_have_text("2 runs")
 
 
+@pytest.mark.alone
 async def test_a_change_shows_within_100_ms(
     open_server: Server, api: Api, open_page: OpenPage
 ) -> None:
@@ -237,6 +238,7 @@ async def test_where_no_websocket_gets_through_events_do(
     await expect(row(page, run)).to_contain_text("66 %")
 
 
+@pytest.mark.alone
 async def test_five_thousand_rows_at_200_changes_a_second_are_smooth(
     open_server: Server, api: Api, open_page: OpenPage
 ) -> None:
