@@ -116,6 +116,8 @@ class Stream:
     sent: dict[str, int] = field(default_factory=dict)
     """The last version of each run on this connection."""
     gone: dict[str, int] = field(default_factory=dict)
+    behind: dict[str, int] = field(default_factory=dict)
+    """What was told last of each run that was fetched, and was newer by then."""
     here: dict[str, int] = field(default_factory=dict)
     """The last version of each run that this connection, and no other, left at the client."""
     batch: dict[str, Any] | None = None
@@ -291,6 +293,7 @@ class Client:
         if stream.cursor is None:
             # No `reset` will say so, since nothing was asked for that can't be had.
             stream.have, stream.gone, stream.base, stream.partial = {}, {}, None, False
+            stream.behind.clear()
         else:
             asked["cursor"] = stream.cursor
         stream.heard.append(f"--- asks {stream.ask}, with a cursor: {stream.with_cursor}")
@@ -332,6 +335,7 @@ class Client:
         for stream in self.live_streams:
             stream.have = _covered_by_cursor(stream, self.scopes, ledger)
             stream.gone.clear()
+            stream.behind.clear()
             stream.batch = None
 
     # ---------------------------------------------------------------------------------- reading
@@ -393,6 +397,7 @@ class Client:
             case "reset":
                 stream = self._stream(message["id"])
                 stream.have, stream.gone, stream.sent, stream.here = {}, {}, {}, {}
+                stream.behind.clear()
                 stream.base, stream.partial, stream.unheard_of = None, False, None
                 # With what it had goes the place where that ended, until `live` gives another.
                 stream.cursor = None
@@ -477,8 +482,10 @@ class Client:
             stream.shown.append(Shown(kind, id, version, self.scopes, stream.skip))
             stream.here.pop(id, None)
             stream.gone[id] = max(version, stream.gone.get(id, 0))
-            if had is not None and version >= had["version"]:
+            # A run that was fetched may have changed again after it had left.
+            if had is not None and version >= stream.behind.get(id, had["version"]):
                 del stream.have[id]
+                stream.behind.pop(id, None)
             return
         if stream.skip & set(run):
             raise Broken("a skipped field was sent")
@@ -495,7 +502,10 @@ class Client:
             found = await self._get(id)
             if found is not None and found["version"] >= version:
                 stream.have[id] = {k: v for k, v in found.items() if k not in stream.skip}
+                if found["version"] > version:
+                    stream.behind[id] = version
             return
+        self._told(stream, id, version)
         if version > had["version"]:
             if version > had["version"] + 1 and not stream.is_latest:
                 raise Broken(f"a gap from {had['version']} to {version} of {id} at {stream.ask}")
@@ -509,6 +519,7 @@ class Client:
         id, version = run["id"], run["version"]
         if kind == "enter":
             self._rises(stream, id, version)
+            self._told(stream, id, version)
         else:
             stream.sent[id] = max(version, stream.sent.get(id, 0))
         if stream.skip & set(run):
@@ -520,6 +531,12 @@ class Client:
         if had is None or version >= had["version"]:
             stream.have[id] = dict(run)
             stream.here[id] = version
+
+    def _told(self, stream: Stream, id: str, version: int) -> None:
+        if id in stream.behind:
+            stream.behind[id] = max(version, stream.behind[id])
+            if stream.behind[id] >= stream.have[id]["version"]:
+                del stream.behind[id]
 
     def _rises(self, stream: Stream, id: str, version: int) -> None:
         last = stream.sent.get(id)
