@@ -37,7 +37,7 @@ _PARTITION = re.compile(r"changes_(\d{8})")
 
 # Any numbers that other programs on the same PostgreSQL do not use.
 _MAKING = 0x52756E50
-_CUTTING = 0x52756E43
+CUTTING = 0x52756E43
 _FORGETTING = 0x52756E46
 
 
@@ -100,6 +100,8 @@ class Housekeeping:
             return
         marked = set(self._marked_at)
         old = await self._database.write(_mark_partitions, self._retention.changes, marked)
+        if old is None:
+            return
         # Others take them away too.
         self._marked_at = {name: at for name, at in self._marked_at.items() if name in old}
         for partition in old:
@@ -196,11 +198,15 @@ def _day_of(partition: str) -> date:
     return datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC).date()
 
 
-def _mark_partitions(connection: Connection, keep: timedelta, marked: Set[str]) -> list[str]:
+def _mark_partitions(connection: Connection, keep: timedelta, marked: Set[str]) -> list[str] | None:
     """Marks the log as cut where whole partitions are too old; all that may be taken away.
 
-    `marked` are those that this process has marked before.
+    `marked` are those that this process has marked before. None where another server is just
+    about it, and what is looked at here could be gone in the middle of the look.
     """
+    ours = sa.select(sa.func.pg_try_advisory_xact_lock(CUTTING))
+    if not connection.execute(ours).scalar_one():
+        return None
     before = (change_log.database_time(connection) - keep).astimezone(UTC).date()
     xmin = int(connection.execute(_XMIN).scalar_one())
     old = []
@@ -242,7 +248,7 @@ def _drop_partition(connection: Connection, name: str) -> None:
 
     Each statement is a transaction of its own: it goes on from wherever somebody was cut off.
     """
-    mine = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_CUTTING))).scalar_one()
+    mine = connection.execute(sa.select(sa.func.pg_try_advisory_lock(CUTTING))).scalar_one()
     if not mine:
         return
     connection.exec_driver_sql(f"SET lock_timeout = '{DROP_WAIT}'")
@@ -254,7 +260,7 @@ def _drop_partition(connection: Connection, name: str) -> None:
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
     finally:
         connection.exec_driver_sql("RESET lock_timeout")
-        connection.execute(sa.select(sa.func.pg_advisory_unlock(_CUTTING)))
+        connection.execute(sa.select(sa.func.pg_advisory_unlock(CUTTING)))
 
 
 # ------------------------------------------------------------------------------------------ both

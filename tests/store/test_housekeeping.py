@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from store.errors import CannotContinue
-from store.housekeeping import DAYS_AHEAD, Housekeeping, Retention
+from store.housekeeping import CUTTING, DAYS_AHEAD, Housekeeping, Retention
 from store.model import Horizon, RunQuery
 from store.runs import RunStore
 from store.tables import answers, idempotency_keys, used_tokens
@@ -98,6 +98,28 @@ async def test_a_day_for_which_nothing_stood_ready_is_made_when_it_comes(
         await sql(store, f"DROP TABLE {name}")
     made = await asyncio.gather(*(create(store) for _ in range(5)))
     assert {run.version for run in made} == {1}
+
+
+async def test_who_comes_while_another_cuts_leaves_it_to_them(
+    own_postgres: str, open_any: OpenStore
+) -> None:
+    """A partition could be gone in the middle of the look at it.
+
+    Taken out: the lock; of two servers that kept house at once, one ended with an SQL error.
+    """
+    store = await open_any(own_postgres)
+    before = (await store.horizon(PROJECT))[1]
+    name = await an_old_day(store)
+    cutter = await asyncpg.connect(own_postgres)
+    await cutter.execute("SELECT pg_advisory_lock($1)", CUTTING)
+    await keeper(store).keep()
+    assert name in await partitions(store)
+    assert await refused(store, before) is None
+    await cutter.execute("SELECT pg_advisory_unlock($1)", CUTTING)
+    await cutter.close()
+    await keeper(store).keep()
+    assert name not in await partitions(store)
+    assert await refused(store, before) == "retention"
 
 
 async def test_an_old_day_is_marked_and_then_taken_away_while_everybody_goes_on(
