@@ -264,7 +264,7 @@ def test_a_worker_does_not_wait_for_a_server_that_is_away() -> None:
         for _ in range(100):
             nothing.apply()
         print(time.monotonic() - begun < 5, reports.flush(), reports.told,
-              sum(reports.dropped.values()) >= 150, set(reports.dropped) == {"full", "too_late"})
+              sum(reports.dropped.values()) >= 150, "full" in reports.dropped)
         """,
         environment_of("http://127.0.0.1:9", "memory://"),
     )
