@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection, Row
 
-from store.engine import CommitLost, Database
-from store.errors import NotFound, OutcomeUnknown
+from store.engine import Database
+from store.errors import NotFound
 from store.model import new_id
 from store.tables import api_keys, projects, revoked_tokens, signing_secrets
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 TOKEN_LIFE_MAX: Final = timedelta(days=30)
 """No token lives longer."""
@@ -81,7 +77,7 @@ class Access:
             created_at=datetime.now(UTC),
             revoked_at=None,
         )
-        await self._write(_create_key, key)
+        await self._database.write(_create_key, key)
         return key
 
     async def find_key(self, hash: str) -> ApiKey | None:
@@ -94,7 +90,7 @@ class Access:
 
     async def revoke_key(self, id: str) -> ApiKey:
         """Takes a key back for good. Raises NotFound; doing it twice is no error."""
-        key = await self._write(_revoke_key, id)
+        key = await self._database.write(_revoke_key, id)
         if key is None:
             raise NotFound("key", id)
         return key
@@ -105,7 +101,7 @@ class Access:
         """The secret that signs for the project now; made if there is none yet."""
         found = await self._database.read(_current_secret, project)
         if found is None:
-            found = await self._write(_ensure_secret, project)
+            found = await self._database.write(_ensure_secret, project)
         return found
 
     async def find_secret(self, kid: str) -> SigningSecret | None:
@@ -114,13 +110,13 @@ class Access:
 
     async def rotate_secret(self, project: str) -> SigningSecret:
         """A new secret signs from now on; what the old ones signed is taken until it expires."""
-        return await self._write(_rotate_secret, project)
+        return await self._database.write(_rotate_secret, project)
 
     # ------------------------------------------------------------------------------- revocation
 
     async def revoke_token(self, project: str, token_id: str, expires_at: datetime) -> None:
         """Takes a token back. It is remembered until `expires_at`, when it is over anyway."""
-        await self._write(_revoke_token, project, token_id, expires_at)
+        await self._database.write(_revoke_token, project, token_id, expires_at)
 
     async def revocations(self, since: datetime | None = None) -> Revocations:
         """What was revoked since then, or ever; tokens that are over anyway are left out."""
@@ -128,15 +124,7 @@ class Access:
 
     async def forget_expired(self) -> None:
         """Forgets revoked tokens that are over, and secrets whose tokens all are."""
-        await self._write(_forget_expired)
-
-    async def _write(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        try:
-            return await self._database.write(work, *args, **kwargs)
-        except CommitLost as error:
-            raise OutcomeUnknown(str(error)) from error
+        await self._database.write(_forget_expired)
 
 
 def _create_key(connection: Connection, key: ApiKey) -> None:

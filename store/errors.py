@@ -78,7 +78,7 @@ class BlobsAway(Unavailable):
 
 
 class OutcomeUnknown(StoreError):
-    """The database went away during the commit, and cannot say whether it was done."""
+    """The database went away during the commit, and nobody can say whether it was done."""
 
 
 class CannotContinue(StoreError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from store.errors import IdempotencyKeyReused
 from store.tables import answers
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -25,14 +26,21 @@ class Key(NamedTuple):
     fingerprint: str
 
 
-def once(connection: Connection, key: Key | None, kind: type[T], do: Callable[[], T]) -> T:
-    """What `do` returns, or returned when the key was used before.
+def once(
+    connection: Connection,
+    key: Key | None,
+    kind: type[T],
+    work: Callable[Concatenate[Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """What the work returns, or returned when the key was used before.
 
-    In the transaction of `do`: one that is rolled back has not used the key. Raises
+    In the transaction of the work: one that is rolled back has not used the key. Raises
     IdempotencyKeyReused where the key came with another request.
     """
     if key is None:
-        return do()
+        return work(connection, *args, **kwargs)
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     # Whoever comes second waits here until the first has committed.
     claimed = connection.execute(
@@ -53,7 +61,7 @@ def once(connection: Connection, key: Key | None, kind: type[T], do: Callable[[]
         if first.fingerprint != key.fingerprint:
             raise IdempotencyKeyReused(key.key)
         return msgspec.json.decode(first.outcomes, type=kind)
-    result = do()
+    result = work(connection, *args, **kwargs)
     connection.execute(
         sa.update(answers).where(*mine).values(outcomes=msgspec.json.encode(result).decode())
     )

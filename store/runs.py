@@ -17,8 +17,8 @@ from store.artifacts.blobs import Blobs
 from store.broker import Broker, Hint
 from store.claims import Claims
 from store.commands import Limits, Submission, check, is_id
-from store.engine import CommitLost, Database, Sqlite, open_database
-from store.errors import Invalid, NotFound, OutcomeUnknown, StoreError
+from store.engine import Database, Sqlite, open_database
+from store.errors import Invalid, NotFound, StoreError
 from store.housekeeping import Housekeeping, Retention
 from store.jobs.definitions import Definitions
 from store.jobs.runs import JobRuns
@@ -174,10 +174,7 @@ class RunStore:
         """Notes that the run's worker lives; raises NotFound, or Conflict in another attempt."""
         if not is_id(run_id):
             raise NotFound("run", run_id)
-        try:
-            await self.database.write(timers.beat, project, run_id, attempt)
-        except CommitLost as error:
-            raise OutcomeUnknown(str(error)) from error
+        await self.database.write(timers.beat, project, run_id, attempt)
 
     # ---------------------------------------------------------------------------------- reads
 

@@ -10,18 +10,17 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy.engine import Connection
 
 from store.artifacts import rows
 from store.artifacts.blobs import BlobNotFound, Blobs
 from store.artifacts.rows import Artifact
 from store.commands import check_words
-from store.engine import CommitLost, Database
+from store.engine import Database
 from store.errors import (
     BlobsAway,
     Conflict,
@@ -33,9 +32,6 @@ from store.errors import (
 )  # fmt: skip
 from store.model import new_id
 from store.once import Key
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +85,7 @@ class Artifacts:
         cleaned_after = timedelta(seconds=2 * self._upload_s)
         counted = _Counted(chunks, self.size_max)
         try:
-            artifact = await self._write(
+            artifact = await self._database.write(
                 rows.reserve, id, project, run_id, name, content_type, cleaned_after
             )
             async with asyncio.timeout(self._upload_s):
@@ -101,7 +97,7 @@ class Artifacts:
             )
             if key is not None:
                 key = key._replace(fingerprint=f"{key.fingerprint}:{whole.sha256}")
-            kept = await self._write(rows.finish, whole, key)
+            kept = await self._database.write(rows.finish, whole, key)
         except TimeoutError:
             await self._abandon(id)
             raise Conflict(f"the upload took longer than {self._upload_s:g} s") from None
@@ -162,7 +158,7 @@ class Artifacts:
 
     async def delete(self, project: str, id: str, key: Key | None = None) -> None:
         """Deletes it. Raises NotFound."""
-        await self._write(rows.delete, project, id, key)
+        await self._database.write(rows.delete, project, id, key)
         self._clean.set()
 
     async def run(self) -> None:
@@ -189,14 +185,6 @@ class Artifacts:
         if ids:
             await self._database.write(rows.forget, ids)
         return len(ids)
-
-    async def _write(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        try:
-            return await self._database.write(work, *args, **kwargs)
-        except CommitLost as error:
-            raise OutcomeUnknown(str(error)) from error
 
 
 class _Pipe:

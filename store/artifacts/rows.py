@@ -82,7 +82,7 @@ def finish(connection: Connection, whole: Artifact, key: Key | None) -> Artifact
     """The artifact, from now on seen; or the first one of the key. Raises NotFound if its run
     was deleted meanwhile."""
 
-    def do() -> Artifact:
+    def do(connection: Connection) -> Artifact:
         done = connection.execute(
             sa.update(artifacts)
             .where(artifacts.c.id == whole.id, artifacts.c.run_id == whole.run_id)
@@ -117,7 +117,7 @@ def delete_of_runs(connection: Connection, run_ids: list[str]) -> None:
 def delete(connection: Connection, project: str, id: str, key: Key | None) -> None:
     """Deletes it. Raises NotFound."""
 
-    def do() -> None:
+    def do(connection: Connection) -> None:
         get(connection, project, id)
         mark(connection, id)
 

@@ -4,7 +4,7 @@ All statements of the store are written once, as synchronous functions of a conn
 SQLite they run in threads, one of which writes; on PostgreSQL under greenlet, on asyncpg.
 """
 
-from store.engine.database import CommitLost, Database
+from store.engine.database import Database
 from store.engine.opening import database_url, open_database
 from store.engine.postgres import LOCK_WAIT, POSTGRES_READERS, Postgres
 from store.engine.sqlite import Sqlite, use_wal
@@ -12,7 +12,6 @@ from store.engine.sqlite import Sqlite, use_wal
 __all__ = [
     "LOCK_WAIT",
     "POSTGRES_READERS",
-    "CommitLost",
     "Database",
     "Postgres",
     "Sqlite",

@@ -8,17 +8,11 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from store.errors import StoreError
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
 READERS = 4
 """Connections that read at once, in each process."""
-
-
-class CommitLost(StoreError):
-    """The connection went away while a transaction was being committed."""
 
 
 class Database(Protocol):
@@ -45,7 +39,7 @@ class Database(Protocol):
     ) -> T:
         """What `work(connection, …)` returns, once its transaction is committed.
 
-        Raises Unavailable if nothing was done, CommitLost if that is not known. A caller that
+        Raises Unavailable if nothing was done, OutcomeUnknown if that is not known. A caller that
         is cancelled meanwhile does not undo it.
         """
         ...

@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from store.engine.database import CommitLost, reason, to_its_end
-from store.errors import Unavailable
+from store.engine.database import reason, to_its_end
+from store.errors import OutcomeUnknown, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class Postgres:
                 if not is_connection_error(error):
                     raise
                 if committing:
-                    raise CommitLost(reason(error)) from error
+                    raise OutcomeUnknown(reason(error)) from error
                 # A connection that was cut since it was last used says nothing of the database.
                 if not (again and _was_cut(error)):
                     raise Unavailable(reason(error)) from error

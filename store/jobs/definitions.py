@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import NoneType
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from store.commands import Limits, NewRun, check_new_run, check_size, check_words
-from store.engine import CommitLost, Database
-from store.errors import Conflict, Invalid, NotFound, OutcomeUnknown
+from store.engine import Database
+from store.errors import Conflict, Invalid, NotFound
 from store.jsonvalue import check_json
 from store.model import new_id
 from store.once import Key, once
 from store.tables.jobs import job_workflows, jobs, workflows
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 NAME_CHARS: Final = 256
 STEPS_MAX: Final = 1_000
@@ -77,7 +74,7 @@ class Definitions:
     ) -> Workflow:
         """The new workflow. Raises Invalid or TooLarge."""
         _check_workflow(new, self._limits)
-        return await self._write(_once, key, Workflow, _create_workflow, project, new)
+        return await self._database.write(once, key, Workflow, _create_workflow, project, new)
 
     async def get_workflow(self, project: str, id: str) -> Workflow:
         """Raises NotFound."""
@@ -94,16 +91,16 @@ class Definitions:
     ) -> Workflow:
         """The workflow as it is from now on; job runs that were made go on as they began."""
         _check_workflow(new, self._limits)
-        return await self._write(_once, key, Workflow, _replace_workflow, project, id, new)
+        return await self._database.write(once, key, Workflow, _replace_workflow, project, id, new)
 
     async def delete_workflow(self, project: str, id: str, key: Key | None = None) -> None:
         """Raises NotFound, and Conflict while a job uses it."""
-        await self._write(_once, key, NoneType, _delete_workflow, project, id)
+        await self._database.write(once, key, NoneType, _delete_workflow, project, id)
 
     async def create_job(self, project: str, new: NewJob, key: Key | None = None) -> Job:
         """The new job. Raises Invalid, also for a workflow that there is not, or TooLarge."""
         _check_job(new, self._limits)
-        return await self._write(_once, key, Job, _create_job, project, new)
+        return await self._database.write(once, key, Job, _create_job, project, new)
 
     async def get_job(self, project: str, id: str) -> Job:
         """Raises NotFound."""
@@ -118,19 +115,11 @@ class Definitions:
     async def replace_job(self, project: str, id: str, new: NewJob, key: Key | None = None) -> Job:
         """The job as it is from now on; job runs that were made go on as they began."""
         _check_job(new, self._limits)
-        return await self._write(_once, key, Job, _replace_job, project, id, new)
+        return await self._database.write(once, key, Job, _replace_job, project, id, new)
 
     async def delete_job(self, project: str, id: str, key: Key | None = None) -> None:
         """Raises NotFound. Its job runs stay and go on."""
-        await self._write(_once, key, NoneType, _delete_job, project, id)
-
-    async def _write(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        try:
-            return await self._database.write(work, *args, **kwargs)
-        except CommitLost as error:
-            raise OutcomeUnknown(str(error)) from error
+        await self._database.write(once, key, NoneType, _delete_job, project, id)
 
 
 def order_of(config: dict[str, Any]) -> list[str]:
@@ -163,17 +152,6 @@ def _check_job(new: NewJob, limits: Limits) -> None:
     check_json(new.config, "config", limits.nesting)
     check_size("config", new.config, limits.metadata_bytes)
     order_of(new.config)
-
-
-def _once(
-    connection: Connection,
-    key: Key | None,
-    kind: type[T],
-    work: Callable[Concatenate[Connection, P], T],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
-    return once(connection, key, kind, lambda: work(connection, *args, **kwargs))
 
 
 # ----------------------------------------------------------------------------------- workflows

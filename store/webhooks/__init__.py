@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
-
-from sqlalchemy.engine import Connection
+from typing import TYPE_CHECKING, Any, Final
 
 from store.broker import Hint
-from store.engine import CommitLost, Database
-from store.errors import OutcomeUnknown, StoreError
+from store.engine import Database
+from store.errors import StoreError
 from store.once import Key, once
 from store.webhooks import deliveries, endpoints, planning, signing
 from store.webhooks.addresses import AddressPolicy
@@ -36,9 +34,6 @@ __all__ = [
     "NewEndpoint",
     "Webhooks",
 ]
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +78,7 @@ class Webhooks:
     async def create(self, project: str, new: NewEndpoint, key: Key | None = None) -> Endpoint:
         """The new endpoint with its secret. Raises Invalid."""
         endpoints.check(new, self._policy)
-        made = await self._write(_once, key, Endpoint, endpoints.create, project, new)
+        made = await self._database.write(once, key, Endpoint, endpoints.create, project, new)
         self._projects.add(project)
         return made
 
@@ -102,13 +97,15 @@ class Webhooks:
     ) -> Endpoint:
         """The endpoint after the change. Raises Invalid or NotFound."""
         endpoints.check(asked, self._policy)
-        changed = await self._write(_once, key, Endpoint, endpoints.change, project, id, asked)
+        changed = await self._database.write(
+            once, key, Endpoint, endpoints.change, project, id, asked
+        )
         self._due.set()
         return changed
 
     async def delete(self, project: str, id: str, key: Key | None = None) -> None:
         """Deletes the endpoint with its deliveries. Raises NotFound."""
-        await self._write(_once, key, NoneType, endpoints.delete, project, id)
+        await self._database.write(once, key, NoneType, endpoints.delete, project, id)
 
     async def list_deliveries(
         self, project: str, id: str, limit: int, after: str | None
@@ -127,17 +124,9 @@ class Webhooks:
     ) -> Delivery:
         """Sends it again, now. Raises NotFound."""
         await self.get(project, id)
-        found = await self._write(_once, key, Delivery, deliveries.retry, id, delivery_id)
+        found = await self._database.write(once, key, Delivery, deliveries.retry, id, delivery_id)
         self._due.set()
         return found
-
-    async def _write(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        try:
-            return await self._database.write(work, *args, **kwargs)
-        except CommitLost as error:
-            raise OutcomeUnknown(str(error)) from error
 
     # -------------------------------------------------------------------------------- at work
 
@@ -256,14 +245,3 @@ class Webhooks:
                 except StoreError as error:
                     log.warning("webhooks, forgetting: %s", error)
             await asyncio.sleep(FORGET_EVERY_S / 10)
-
-
-def _once(
-    connection: Connection,
-    key: Key | None,
-    kind: type[T],
-    work: Callable[Concatenate[Connection, P], T],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
-    return once(connection, key, kind, lambda: work(connection, *args, **kwargs))

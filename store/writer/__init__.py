@@ -21,7 +21,7 @@ from store.commands import (
     SealBatch,
     Submission,
 )
-from store.engine import CommitLost, Database
+from store.engine import Database
 from store.errors import OutcomeUnknown, StoreError, Unavailable
 from store.model import Change
 from store.tables import changes
@@ -258,7 +258,7 @@ class Writer:
         while committed is None:
             try:
                 committed = await self._database.write(transaction)
-            except CommitLost as error:
+            except OutcomeUnknown as error:
                 committed = await self._after_a_lost_commit(transaction, error)
                 # If nothing was done, and the database is there to say so: once more.
                 if committed is None and not again:
@@ -288,7 +288,7 @@ class Writer:
                 one.future.set_result(outcome)
 
     async def _after_a_lost_commit(
-        self, transaction: _Transaction, error: CommitLost
+        self, transaction: _Transaction, error: OutcomeUnknown
     ) -> Committed | None:
         """What was committed, if the database says that it was; None if it says it was not."""
         committed = transaction.result

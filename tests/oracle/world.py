@@ -44,8 +44,8 @@ from store.commands import (
     Submission,
     UpdateRun,
 )
-from store.engine import CommitLost, Database, Sqlite, open_database
-from store.errors import NotFound, Unavailable
+from store.engine import Database, Sqlite, open_database
+from store.errors import NotFound, OutcomeUnknown, Unavailable
 from store.housekeeping import Housekeeping
 from store.jobs.definitions import NewJob, NewWorkflow
 from store.lifecycle import FINAL, NEXT
@@ -179,7 +179,7 @@ class Slow:
             self.committed = await database.write(self._work)
         except RolledBack:
             pass
-        except (Unavailable, CommitLost):
+        except (Unavailable, OutcomeUnknown):
             if not self.is_cut_off:
                 raise
 
