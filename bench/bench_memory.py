@@ -19,6 +19,7 @@ from tests.processes import API_KEY, Server, make_folder
 
 CONNECTIONS: Final = 10_000
 SETTLE_S: Final = 3.0
+"""A join keeps what it was shown until a statement of the tail, one a second, has passed it."""
 JOIN_S: Final = 300.0
 """How long it may take until all have joined."""
 SPARE_FILES: Final = 500

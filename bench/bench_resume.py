@@ -19,6 +19,7 @@ from typing import Any, Final
 from bench.http import Caller
 from bench.load import Lost, raise_limit
 from bench.stats import table
+from bench.waiting import WITHIN_S, until
 from tests.processes import Server
 from tests.servers import Postgres, Valkey
 from tests.soak.reader import Findings, Reader, Stream
@@ -31,10 +32,15 @@ TASKS: Final = 200
 BATCHES: Final = 200
 CHANGES_PER_S: Final = 100
 WARM_S: Final = 6.0
+"""A checkpoint comes every 5 s while changes flow: each client has one that is younger than its
+beginning, as in the middle of any day."""
 AWAY_S: Final = 2.0
+"""How long the gateway is away: 200 changes are made meanwhile, which it has to make up for."""
+QUIET_S: Final = 1.5
+"""The tail reads once a second: after this it has passed what was changed, and the statements
+that are counted are those of the storm."""
 CROWD: Final = 100
 """Changes that each of the crowd has missed."""
-WITHIN_S: Final = 60.0
 HUBS: Final = (
     "pg_current_snapshot",
     "FROM changes",
@@ -184,13 +190,6 @@ async def running(readers: Sequence[Reader]) -> AsyncIterator[None]:
         await asyncio.wait(tasks)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits for a condition."""
-    async with asyncio.timeout(WITHIN_S):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-
-
 async def restarted(world: World, gateway: Server, count: Counts, connections: int) -> list[object]:
     findings = Findings(keeps_delays=False)
     chance = random.Random(2)
@@ -255,7 +254,7 @@ async def cut(world: World, gateway: Server, count: Counts, connections: int) ->
         mine = next(reader for reader in readers).streams[1].have
         for _ in range(CROWD // len(mine)):
             await world.change(list(mine))
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(QUIET_S)
         count.reset()
         begun = time.monotonic()
         for reader in readers:
