@@ -298,13 +298,13 @@ async def cancel(call: Call) -> Response:
     call.writer()
     run_id = call.id("run")
     await call.no_body()
-    await call.store.job_runs.get(call.project, run_id)
-    await call.execute_one(
-        UpdateRun(project=call.project, run_id=run_id, status=RunStatus.CANCELED)
+    done = await call.execute_one(
+        UpdateRun(project=call.project, run_id=run_id, status=RunStatus.CANCELED, as_job_run=True)
     )
-    return answer(
-        job_run_body(await call.store.job_runs.get(call.project, run_id), call.grant)
-    )  # fmt: skip
+    # Not as it stands by now: asked again with its key, this is the first answer, even if the
+    # job run has been deleted.
+    assert done.job_run is not None
+    return answer(job_run_body(done.job_run, call.grant))
 
 
 async def replay(call: Call) -> Response:

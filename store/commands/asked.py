@@ -105,6 +105,8 @@ class UpdateRun(msgspec.Struct, frozen=True, kw_only=True):
     if_version: int | None = None
     if_attempt: int | None = None
     """Refused in another attempt: so a worker that has lost the run to another does no harm."""
+    as_job_run: bool = False
+    """Only a job run is meant: another run is not found, and the outcome has its steps too."""
 
 
 class ClaimRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,4 +202,4 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     first: bool = True
     """False where a create found the run of its idempotency key."""
     job_run: JobRun | None = None
-    """What a job run that was made is to execute, with its first workflow run."""
+    """The job run with its workflow runs, where one was made, or changed `as_job_run`."""

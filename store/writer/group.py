@@ -125,6 +125,8 @@ class _Group:
         match command:
             case CreateRun():
                 return self._create(command)
+            case UpdateRun(as_job_run=True):
+                return self._update_job_run(command)
             case UpdateRun() | ClaimRun():
                 return Done(run=self._update(command))
             case MutateMetadata():
@@ -217,6 +219,18 @@ class _Group:
         after = self._take(run, after, changed)
         self._follow(run, after)
         return after
+
+    def _update_job_run(self, command: UpdateRun) -> Done:
+        named = self._staged.runs.get(command.run_id)
+        if named is None or named.project != command.project or named.job_id is None:
+            raise NotFound("job run", command.run_id)
+        run = self._update(command)
+        snapshot = self._held.snapshots.get(run.id) or self._staged.job_runs.get(run.id)
+        if snapshot is None:
+            raise Overtaken  # it was made after what it executes had been looked for
+        steps = tuple(sorted(self._steps(run), key=lambda step: step.position or 0))
+        shown = JobRun(run=run, config=snapshot.config, plan=snapshot.plan, steps=steps)
+        return Done(run=run, job_run=shown)
 
     def _follow(self, before: Run, step: Run) -> None:
         """Does what follows in the job run from a step's change."""

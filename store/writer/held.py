@@ -106,7 +106,7 @@ class Held:
         self.heartbeat_due: dict[str, datetime] = {}
         self.kin: dict[str, Kin] = {}
         self.snapshots: dict[str, job_rows.Snapshot] = {}
-        """What the job runs execute whose steps may complete."""
+        """What the job runs execute whose steps may complete, or that are to be shown."""
         self.orders: dict[tuple[str, JobOrder], job_rows.Snapshot] = {}
         """What new job runs are to execute, by project and order; what is not there is unknown."""
         self.steps: dict[str, list[str]] = {}
@@ -179,8 +179,11 @@ class Held:
         completed = set()
         ending = set()
         orders = set()
+        shown = set()
         begun = 0
         for command in commands:
+            if isinstance(command, UpdateRun) and command.as_job_run:
+                shown.add(command.run_id)
             match command:
                 case UpdateRun(status=RunStatus.COMPLETED):
                     job_run_id = self.job_run(command.run_id)
@@ -196,8 +199,8 @@ class Held:
                     begun += 1
                 case _:
                     pass
-        if completed:
-            self.snapshots = job_rows.snapshots(self._connection, completed)
+        if completed or shown:
+            self.snapshots = job_rows.snapshots(self._connection, completed | shown)
         if orders:
             self.orders = job_rows.ordered(self._connection, orders)
         if ending:

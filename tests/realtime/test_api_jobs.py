@@ -208,6 +208,33 @@ async def test_cancel_ends_the_job_run_and_the_step_that_lives(api: Caller) -> N
     assert problem["run"]["status"] == "COMPLETED"
 
 
+async def test_a_cancel_asked_again_gets_its_first_answer_also_if_the_job_run_is_gone(
+    api: Caller,
+) -> None:
+    """Whoever has not heard of the first cannot know what has happened since.
+
+    Taken out: the job run in the command's outcome; it was told as it stood by then, or 404.
+    """
+    begun = await a_job_run(api)
+    path, key = f"/v1/job-runs/{begun['id']}", {"Idempotency-Key": f"cancel {begun['id']}"}
+    first = await api.post(f"{path}/cancel", headers=key)
+    assert (first.status_code, first.json()["status"]) == (200, "FAILED")
+    assert first.json() == await got(api, path)
+    tagged = await api.patch(f"/v1/runs/{begun['id']}", {"addTags": ["later"]})
+    assert tagged.status_code == 200
+    for _ in range(2):
+        again = await api.post(f"{path}/cancel", headers=key)
+        assert (again.status_code, again.json()) == (200, first.json())
+        await api.delete(path)
+    assert_problem(await api.post(f"{path}/cancel"), 404, "not_found")
+
+
+async def test_only_a_job_run_is_canceled_as_one(api: Caller) -> None:
+    run = await made(api, "/v1/runs", {"taskIdentifier": "t"})
+    assert_problem(await api.post(f"/v1/job-runs/{run['id']}/cancel"), 404, "not_found")
+    assert (await got(api, f"/v1/runs/{run['id']}"))["status"] == "QUEUED"
+
+
 async def test_the_calls_about_runs_know_a_job_run(api: Caller) -> None:
     begun = await a_job_run(api)
     refused = await api.patch(f"/v1/runs/{begun['id']}", {"status": "EXECUTING"})
