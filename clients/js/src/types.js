@@ -194,7 +194,7 @@
  * @property {number} [sleepAfterMs] A tab that was hidden for this long lets go of its connection,
  *   and goes on from there when it is shown; 5 minutes, `Infinity` for never.
  * @property {(direction: "in" | "out", text: string) => void} [trace] Sees each message on the wire.
- * @property {Partial<import("./session.js").Timing>} [timing]
+ * @property {Partial<import("./timing.js").Timing>} [timing]
  */
 
 /**

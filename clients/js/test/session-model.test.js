@@ -14,7 +14,7 @@ import { Session } from "../src/session.js";
 import { Stream } from "../src/stream.js";
 import { aChange, aRun } from "./builders.js";
 
-/** @import {Effect} from "../src/session.js" */
+/** @import {Effect} from "../src/effects.js" */
 
 const SEEDS = Number(process.env.SEEDS ?? 300);
 const STEPS = 120;

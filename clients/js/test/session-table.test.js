@@ -16,7 +16,7 @@ import { Session } from "../src/session.js";
 import { Stream } from "../src/stream.js";
 import { AT, aBatch, aChange, anEnter, aRun, aSnapshot, live, theEnd, welcome } from "./builders.js";
 
-/** @import {Effect} from "../src/session.js" */
+/** @import {Effect} from "../src/effects.js" */
 
 const PAGE = readFileSync(new URL("../../../docs/client-session.md", import.meta.url), "utf8");
 const NOW = 1_000_000;

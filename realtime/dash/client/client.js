@@ -7,7 +7,7 @@ import { runOf } from "./run.js";
 import { Subscription } from "./subscription.js";
 
 /** @import {RequestOptions} from "./http.js" */
-/** @import {State, Transport} from "./session.js" */
+/** @import {State, Transport} from "./effects.js" */
 /** @import {Stream} from "./stream.js" */
 /**
  * @import {BatchValue, ClientOptions, Clock, JobRunValue, Run, RunValue, RunsOptions, RunsValue,

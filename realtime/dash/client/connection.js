@@ -7,7 +7,7 @@ import { Session } from "./session.js";
 import { SseSocket } from "./sse.js";
 
 /** @import {Credentials} from "./credentials.js" */
-/** @import {Effect, Transport} from "./session.js" */
+/** @import {Effect, Transport} from "./effects.js" */
 /** @import {Stream} from "./stream.js" */
 /** @import {ClientOptions, Clock, Socket} from "./types.js" */
 

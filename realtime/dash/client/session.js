@@ -8,69 +8,21 @@
 
 import { RunstreamError } from "./errors.js";
 import { CLOSE, read } from "./protocol.js";
+import { Pulse } from "./pulse.js";
+import { Roster } from "./roster.js";
+import { ShownToken } from "./shown-token.js";
+import { Backoff, TIMING } from "./timing.js";
+import { Way } from "./way.js";
 
+/** @import {Effect, State, Transport} from "./effects.js" */
 /** @import {Stream} from "./stream.js" */
+/** @import {Timing} from "./timing.js" */
 /** @import {Stats} from "./types.js" */
-
-/**
- * `IDLE`: not connected, and nothing asks for it. `ASKING`: waits for a token. `DIALING`: opens a
- * socket. `GREETING`: it is open, and the server has not said welcome. `OPEN`. `DRAINING`: open, and
- * told by the server to come back soon. `WAITING`: not connected, the next try is after a pause, or
- * when the tab is shown again. `CLOSED`: by its owner, for good.
- *
- * @typedef {"IDLE" | "ASKING" | "DIALING" | "GREETING" | "OPEN" | "DRAINING" | "WAITING" | "CLOSED"} State
- */
-
-/**
- * `sse` goes through where WebSockets don't.
- *
- * @typedef {"websocket" | "sse"} Transport
- */
-
-/**
- * What the session asks for. `ask`: a token. `dial`: open a socket. `send`: these messages, in this
- * order. `hangUp`: close the socket, or stop opening it; nothing more is heard from it. `fetch`: GET
- * this run, `again` if what came was too old. `wake`: these streams have something to show. `tell`:
- * the state is now this.
- *
- * @typedef {{do: "ask"} | {do: "dial", transport: Transport} | {do: "send", messages: any[]}
- *   | {do: "hangUp"} | {do: "fetch", id: string, again: boolean} | {do: "wake", streams: Stream[]}
- *   | {do: "tell", state: State}} Effect
- */
-
-/** How patient the session is, in milliseconds. */
-const TIMING = {
-  baseDelayMs: 100,
-  maxDelayMs: 10_000,
-  // For a server that says it is too busy: coming back quickly would make it worse.
-  busyBaseDelayMs: 1_000,
-  busyMaxDelayMs: 60_000,
-  dialMs: 10_000,
-  greetingMs: 10_000,
-  // After so many heartbeats of silence the server is asked, and half a heartbeat later it is gone.
-  silentHeartbeats: 2,
-  graceHeartbeats: 0.5,
-  minGraceMs: 500,
-  // With no subscription left the connection is kept a little, in case of another.
-  lingerMs: 5_000,
-  // A token is replaced when this part of its life is over, or when so little is left.
-  refreshAt: 0.8,
-  refreshBeforeMs: 30_000,
-  busyRetries: 5,
-  // So many failures of a WebSocket before server-sent events are tried, and how long those are
-  // then preferred.
-  fallbackAfter: 2,
-  fallbackMs: 600_000,
-};
-
-/** @typedef {typeof TIMING} Timing */
 
 /** The state of one client's connection and of its subscriptions. */
 export class Session {
   /** @type {State} */
   state = "IDLE";
-  /** @type {Transport} */
-  transport = "websocket";
   isStale = false;
   /** @type {string | undefined} */
   lastError;
@@ -91,49 +43,24 @@ export class Session {
     fetches: 0,
     pauses: 0,
   };
-  /** @type {string | undefined} */
-  token;
-
-  #hasProvider;
-  #random;
-  #wall;
   #timing;
-  #canFallBack;
+  #token;
+  #backoff;
+  #way;
+  #pulse;
+  #roster = new Roster();
   /** @type {Effect[]} */
   #effects = [];
 
-  /** @type {Map<number, Stream>} */
-  #byId = new Map();
-  /** @type {Set<number>} Ids whose `end` has not come; meanwhile what comes for them finds no stream. */
-  #leaving = new Set();
-
-  #failures = 0;
-  #blocked = 0;
-  /** A WebSocket has got through before; and: it was tried again after events showed the server there. */
-  #isOpenWay = false;
-  #isProven = false;
-  /** @type {number | undefined} */
-  #fallbackUntil;
-  /** @type {(string | undefined)[]} */
-  #refused = [];
-  #asked = false;
   #patient = false;
   #asleep = false;
   #isWelcome = false;
-  #heartbeatMs = 15_000;
 
   // Times, undefined where there is nothing to wait for.
-  #heardAt = 0;
-  /** @type {number | undefined} */
-  #doubtedAt;
   /** @type {number | undefined} The next try, or the end of this one. */
   #nextAt;
   /** @type {number | undefined} */
   #comeBackAt;
-  /** @type {number | undefined} */
-  #expiresAt;
-  /** @type {number | undefined} */
-  #refreshAt;
   /** @type {number | undefined} */
   #idleAt;
 
@@ -147,13 +74,16 @@ export class Session {
    * @param {Transport[]} [facts.transports]
    */
   constructor({ token, hasProvider = false, random, wall, timing, transports }) {
-    this.token = token;
-    this.#hasProvider = hasProvider;
-    this.#random = random;
-    this.#wall = wall;
     this.#timing = { ...TIMING, ...timing };
-    this.#canFallBack = !transports || transports.length > 1;
-    if (transports) this.transport = transports[0] ?? "websocket";
+    this.#token = new ShownToken(token, hasProvider, this.#timing, wall);
+    this.#backoff = new Backoff(this.#timing, random);
+    this.#way = new Way(transports, this.#timing);
+    this.#pulse = new Pulse(this.#timing);
+  }
+
+  /** The way of the present connection, or of the last one. @returns {Transport} */
+  get transport() {
+    return this.#way.transport;
   }
 
   get isConnected() {
@@ -223,9 +153,9 @@ export class Session {
     this.#asleep = false;
     // A pause that the server asked for is kept, also by whoever looks again.
     if (this.state === "WAITING" && !(this.#patient && this.#nextAt !== undefined)) {
-      this.#failures = 0;
+      this.#backoff.reset();
       this.#begin(now);
-    } else if (this.#isOpen && this.#doubtedAt === undefined) {
+    } else if (this.#isOpen && this.#pulse.doubtedAt === undefined) {
       this.#doubt(now);
     }
     return this.#take();
@@ -246,18 +176,17 @@ export class Session {
   /** The provider gave one. @param {string} token @param {number} now */
   tokenCame(token, now) {
     if (this.state === "ASKING") {
-      if (this.#refused.includes(token)) {
+      if (this.#token.wasRefused(token)) {
         this.#giveUp("unauthorized", "the token provider gave the token that was refused");
       } else {
-        this.token = token;
+        this.#token.replaced(token);
         this.#begin(now);
       }
-    } else if (this.#isOpen && this.#asked) {
-      this.#asked = false;
-      if (token === this.token) {
-        this.#refreshAgain(now);
+    } else if (this.#isOpen && this.#token.isAskedEarly) {
+      if (token === this.#token.value) {
+        this.#token.stays(now);
       } else {
-        this.token = token;
+        this.#token.replaced(token);
         this.#send([{ type: "authenticate", token }]);
       }
     }
@@ -273,10 +202,9 @@ export class Session {
   tokenFailed(error, now) {
     if (this.state === "ASKING") {
       if (error) this.#giveUp(error);
-      else this.#wait(now, this.#delay());
-    } else if (this.#asked) {
-      this.#asked = false;
-      this.#refreshAgain(now);
+      else this.#wait(now, this.#backoff.next());
+    } else if (this.#token.isAskedEarly) {
+      this.#token.stays(now);
     }
     return this.#take();
   }
@@ -286,13 +214,13 @@ export class Session {
   /** @param {number} now */
   opened(now) {
     if (this.state !== "DIALING") return [/** @type {Effect} */ ({ do: "hangUp" })];
-    this.#heardAt = now;
+    const token = this.#token.value;
+    this.#pulse.heard(now);
     // Who shows no token is told so by the server when its patience ends, which is about the same.
-    this.#nextAt = now + this.#timing.greetingMs * (this.token === undefined ? 1.5 : 1);
-    this.#byId.clear();
-    this.#leaving.clear();
+    this.#nextAt = now + this.#timing.greetingMs * (token === undefined ? 1.5 : 1);
+    this.#roster.clear();
     this.#turn("GREETING");
-    if (this.token !== undefined) this.#send([{ type: "authenticate", token: this.token }]);
+    if (token !== undefined) this.#send([{ type: "authenticate", token }]);
     return this.#take();
   }
 
@@ -300,9 +228,9 @@ export class Session {
   dialFailed(reason, now) {
     if (this.state === "DIALING") {
       this.lastError = reason || "the server cannot be reached";
-      this.#blocked++;
+      this.#way.blocked();
       this.#lose();
-      this.#wait(now, this.#delay());
+      this.#wait(now, this.#backoff.next());
     }
     return this.#take();
   }
@@ -318,10 +246,7 @@ export class Session {
     if (!this.isConnected) return [];
     this.lastError = `closed with ${code ?? "no code"} ${reason}`.trimEnd();
     const comeBackAt = this.#comeBackAt;
-    // One that never got as far as a word from the server may have something in its way; events
-    // that did not get through either show that it is the server.
-    const isMute = this.transport === "sse" ? this.#fallbackUntil === undefined : !this.#isWelcome;
-    if (isMute && (code === undefined || code === 1006)) this.#blocked++;
+    if (code === undefined || code === 1006) this.#way.broke(this.#isWelcome);
     this.#lose();
     if (code === CLOSE.UNAUTHORIZED) {
       this.#refusedToken(reason || "the token is not accepted", now);
@@ -331,7 +256,7 @@ export class Session {
     } else if (comeBackAt !== undefined) {
       this.#wait(now, comeBackAt - now, true);
     } else {
-      this.#wait(now, this.#delay(code === CLOSE.BUSY), code === CLOSE.BUSY);
+      this.#wait(now, this.#backoff.next(code === CLOSE.BUSY), code === CLOSE.BUSY);
     }
     return this.#take();
   }
@@ -339,8 +264,7 @@ export class Session {
   /** A WebSocket message has come. @param {string} text @param {number} now */
   received(text, now) {
     if (!this.isConnected) return [];
-    this.#heardAt = now;
-    this.#doubtedAt = undefined;
+    this.#pulse.heard(now);
     /** @type {Set<Stream>} */
     const touched = new Set();
     try {
@@ -387,9 +311,9 @@ export class Session {
   /** When `tick` should be called at the latest. */
   get deadline() {
     let least = Infinity;
-    const times = [this.#nextAt, this.#comeBackAt, this.#refreshAt, this.#idleAt];
+    const times = [this.#nextAt, this.#comeBackAt, this.#token.refreshAt, this.#idleAt];
     if (this.#isOpen) {
-      times.push(this.#silentAt);
+      times.push(this.#pulse.silentAt);
       for (const stream of this.streams) times.push(stream.retryAt);
     }
     for (const time of times) if (time !== undefined && time < least) least = time;
@@ -403,7 +327,7 @@ export class Session {
       if (isDue) this.#begin(now);
     } else if (this.state === "DIALING" || this.state === "GREETING") {
       if (isDue) {
-        this.#blocked++;
+        this.#way.blocked();
         this.#broke(`the server does not ${this.state === "DIALING" ? "answer" : "say welcome"}`, now);
       }
     } else if (this.state === "DRAINING" && due(this.#comeBackAt, now)) {
@@ -417,8 +341,8 @@ export class Session {
 
   /** @param {number} now */
   #tickOpen(now) {
-    if (now >= this.#silentAt) {
-      if (this.#doubtedAt !== undefined) {
+    if (now >= this.#pulse.silentAt) {
+      if (this.#pulse.doubtedAt !== undefined) {
         this.#broke("the server is silent", now);
         return;
       }
@@ -431,24 +355,16 @@ export class Session {
       this.#turn("IDLE");
       return;
     }
-    if (due(this.#refreshAt, now)) {
-      this.#refreshAt = undefined;
-      this.#asked = true;
+    if (due(this.#token.refreshAt, now)) {
+      this.#token.askEarly();
       this.#effects.push({ do: "ask" });
     }
     this.#join([...this.streams].filter((stream) => due(stream.retryAt, now)));
   }
 
-  get #silentAt() {
-    const { minGraceMs, graceHeartbeats, silentHeartbeats } = this.#timing;
-    return this.#doubtedAt === undefined
-      ? this.#heardAt + silentHeartbeats * this.#heartbeatMs
-      : this.#doubtedAt + Math.max(minGraceMs, graceHeartbeats * this.#heartbeatMs);
-  }
-
   /** @param {number} now */
   #doubt(now) {
-    this.#doubtedAt = now;
+    this.#pulse.doubtedAt = now;
     this.#send([{ type: "ping" }]);
   }
 
@@ -457,11 +373,12 @@ export class Session {
   /** @param {any} message @param {Set<Stream>} touched @param {number} now */
   #hear(message, touched, now) {
     const { type, id } = message;
-    const stream = this.#byId.get(id);
+    const { byId } = this.#roster;
+    const stream = byId.get(id);
     switch (type) {
       case "change":
         for (const one of message.ids) {
-          const changed = this.#byId.get(one);
+          const changed = byId.get(one);
           if (!changed) continue;
           changed.change(message.kind, message.run);
           touched.add(changed);
@@ -471,7 +388,7 @@ export class Session {
       case "checkpoint":
         // With an id it is of one stream only: that is how the fallback gives it.
         if (!message.cursor) return;
-        for (const each of stream ? [stream] : this.#byId.values()) {
+        for (const each of stream ? [stream] : byId.values()) {
           if (each.state === "LIVE") each.mark(message.cursor);
         }
         return;
@@ -479,7 +396,7 @@ export class Session {
         this.#welcome(message, now);
         return;
       case "authenticated":
-        this.#expire(message.expiresAt, now);
+        this.#token.accepted(message.expiresAt, now);
         return;
       case "reconnect":
         if (this.#comeBackAt === undefined) {
@@ -496,7 +413,7 @@ export class Session {
         return;
     }
     if (!stream) {
-      if (type === "end") this.#leaving.delete(id);
+      if (type === "end") this.#roster.ended(id);
       if (type === "error" && id === undefined) this.lastError = `${message.code}: ${message.message}`;
       return;
     }
@@ -506,9 +423,12 @@ export class Session {
         stream.snapshot(message.runs);
         return;
       case "live":
-        this.#failures = 0;
+        this.#backoff.reset();
         stream.live(message);
-        if (this.transport === "sse" && this.#canFallBack) this.#settle(now);
+        if (this.#way.live(now)) {
+          this.#hangUp();
+          this.#begin(now);
+        }
         return;
       case "batch":
         stream.progress(message.batch);
@@ -523,17 +443,17 @@ export class Session {
           this.#refusedToken(`the ${message.reason.replace("_", " is ")}`, now);
           return;
         }
-        this.#byId.delete(id);
+        this.#roster.ended(id);
         stream.end(message.reason);
         return;
       case "error": {
-        this.#byId.delete(id);
+        this.#roster.ended(id);
         // A limit may be reached for a moment only, as when many come back at once; whoever
         // asks for the first time is told.
         const { code } = message;
         const isBusy = code === "too_many_requests" && stream.wasLive;
         if (code === "unavailable" || (isBusy && stream.refusals < this.#timing.busyRetries)) {
-          stream.later(now + this.#backoff(stream.refusals, true));
+          stream.later(now + this.#backoff.after(stream.refusals, true));
         } else {
           stream.fail(new RunstreamError(code, message.message));
         }
@@ -543,20 +463,15 @@ export class Session {
 
   /** @param {any} message @param {number} now */
   #welcome({ heartbeatS = 15, limits, server, expiresAt }, now) {
-    this.#heartbeatMs = heartbeatS * 1000;
+    this.#pulse.beats(heartbeatS);
     this.maxMessageBytes = limits?.messageBytes || 65_536;
     this.server = server;
-    this.#refused = [];
-    this.#expire(expiresAt, now);
+    this.#token.accepted(expiresAt, now);
     // Later it only answers an `authenticate`.
     if (this.#isWelcome) return;
     this.#isWelcome = true;
     this.#nextAt = undefined;
-    if (this.transport === "websocket") {
-      this.#blocked = 0;
-      this.#isOpenWay = true;
-      this.#isProven = false;
-    }
+    this.#way.welcome();
     if (this.stats.connects++) this.stats.reconnects++;
     this.lastError = undefined;
     if (!this.streams.size) this.#idleAt = now + this.#timing.lingerMs;
@@ -571,7 +486,7 @@ export class Session {
     this.#nextAt = undefined;
     if (!this.streams.size) this.#turn("IDLE");
     else if (this.#asleep) this.#turn("WAITING");
-    else if (this.#hasProvider && (this.token === undefined || this.#refused.includes(this.token))) {
+    else if (this.#token.isNeeded) {
       this.#turn("ASKING");
       this.#effects.push({ do: "ask" });
     } else {
@@ -581,34 +496,10 @@ export class Session {
 
   /** @param {number} now */
   #dial(now) {
-    if (this.#canFallBack) {
-      const preferred = this.#fallbackUntil !== undefined && now < this.#fallbackUntil;
-      if (this.#fallbackUntil !== undefined && !preferred) {
-        // The other way is tried once more.
-        this.#fallbackUntil = undefined;
-        this.#blocked = this.#timing.fallbackAfter - 1;
-      }
-      // By turns, since it cannot be told what is in the way: something between, or the server
-      // itself being away.
-      const over = this.#blocked - this.#timing.fallbackAfter;
-      this.transport = preferred || (over >= 0 && over % 2 === 0) ? "sse" : "websocket";
-    }
+    const transport = this.#way.choose(now);
     this.#nextAt = now + this.#timing.dialMs;
     this.#turn("DIALING");
-    this.#effects.push({ do: "dial", transport: this.transport });
-  }
-
-  /** Events get through: the server is there, and they are preferred for a while. @param {number} now */
-  #settle(now) {
-    if (this.#isOpenWay && !this.#isProven && this.#fallbackUntil === undefined) {
-      // It may have been the server that was away; now that it is there the socket is tried once.
-      this.#isProven = true;
-      this.#blocked = this.#timing.fallbackAfter - 1;
-      this.#hangUp();
-      this.#begin(now);
-    } else {
-      this.#fallbackUntil ??= now + this.#timing.fallbackMs;
-    }
+    this.#effects.push({ do: "dial", transport });
   }
 
   /** @param {number} now @param {number} delay @param {boolean} [patient] */
@@ -628,28 +519,12 @@ export class Session {
     this.#effects.push({ do: "tell", state });
   }
 
-  #delay(busy = false) {
-    return this.#backoff(this.#failures++, busy);
-  }
-
-  /** @param {number} failures @param {boolean} busy */
-  #backoff(failures, busy) {
-    const { baseDelayMs, maxDelayMs, busyBaseDelayMs, busyMaxDelayMs } = this.#timing;
-    const full = Math.min(
-      busy ? busyMaxDelayMs : maxDelayMs,
-      (busy ? busyBaseDelayMs : baseDelayMs) * 2 ** Math.min(failures, 30),
-    );
-    // Full jitter: of many who lost the same server, few come back at the same moment. One who
-    // was told to stay away stays away for half of it at least.
-    return full * (busy ? 0.5 + this.#random() / 2 : this.#random());
-  }
-
   /** @param {string} reason @param {number} now */
   #broke(reason, now) {
     const comeBackAt = this.#comeBackAt;
     this.lastError = reason;
     this.#hangUp();
-    if (comeBackAt === undefined) this.#wait(now, this.#delay());
+    if (comeBackAt === undefined) this.#wait(now, this.#backoff.next());
     else this.#wait(now, comeBackAt - now, true);
   }
 
@@ -661,10 +536,10 @@ export class Session {
   #lose() {
     for (const stream of this.streams) stream.lost();
     this.#wakeAll();
-    this.#byId.clear();
-    this.#leaving.clear();
-    this.#doubtedAt = this.#comeBackAt = this.#nextAt = this.#refreshAt = this.#idleAt = undefined;
-    this.#asked = this.isStale = this.#isWelcome = false;
+    this.#roster.clear();
+    this.#token.lost();
+    this.#pulse.doubtedAt = this.#comeBackAt = this.#nextAt = this.#idleAt = undefined;
+    this.isStale = this.#isWelcome = false;
   }
 
   #wakeAll() {
@@ -673,21 +548,14 @@ export class Session {
 
   /** @param {string} reason @param {number} now */
   #refusedToken(reason, now) {
-    this.#refused.push(this.token);
-    // A provider whose every token is refused gives wrong ones.
-    if (!this.#hasProvider || !this.streams.size || this.#refused.length >= 3) {
-      this.#giveUp("unauthorized", reason);
-    } else {
-      this.#begin(now);
-    }
+    if (this.#token.refused() && this.streams.size) this.#begin(now);
+    else this.#giveUp("unauthorized", reason);
   }
 
   /** @param {string | RunstreamError} error @param {string} [message] */
   #giveUp(error, message) {
-    this.#failures = 0;
-    this.#refused = [];
-    // Whoever subscribes next starts with a fresh one.
-    if (this.#hasProvider) this.token = undefined;
+    this.#backoff.reset();
+    this.#token.startAnew();
     const streams = [...this.streams];
     this.#lose();
     this.streams.clear();
@@ -696,43 +564,21 @@ export class Session {
     this.#turn("IDLE");
   }
 
-  /** @param {string | null | undefined} expiresAt @param {number} now */
-  #expire(expiresAt, now) {
-    this.#expiresAt = this.#refreshAt = undefined;
-    if (!expiresAt || !this.#hasProvider) return;
-    // The only place where the wall clock counts: the server says a time of day.
-    const left = Date.parse(expiresAt) - this.#wall();
-    // It was accepted just now, so where nothing is left it is our clock that is wrong. The
-    // server will say when it is over.
-    if (!(left > 0)) return;
-    const { refreshBeforeMs, refreshAt } = this.#timing;
-    this.#expiresAt = now + left;
-    this.#refreshAt = now + left - Math.min(refreshBeforeMs, left * (1 - refreshAt));
-  }
-
-  /** @param {number} now */
-  #refreshAgain(now) {
-    // The present token still holds: half of what is left may pass until the next try.
-    this.#refreshAt = now + Math.max(1_000, ((this.#expiresAt ?? now) - now) / 2);
-  }
-
   /** @param {Stream[]} streams */
   #join(streams) {
     this.#send(
       streams.flatMap((stream) => {
-        // The lowest that is free, since servers build one frame for all who use the same id.
-        let id = 1;
-        while (this.#byId.has(id) || this.#leaving.has(id)) id++;
+        const id = this.#roster.free;
         const message = stream.joining(id);
         if (bytes(message) > this.maxMessageBytes) {
           // The server would close the socket, for all streams, again and again.
           stream.fail(new RunstreamError("bad_request", "the subscription is longer than the server takes"));
           this.streams.delete(stream);
-          if (!this.streams.size) this.#idleAt = this.#heardAt + this.#timing.lingerMs;
+          if (!this.streams.size) this.#idleAt = this.#pulse.heardAt + this.#timing.lingerMs;
           this.#effects.push({ do: "wake", streams: [stream] });
           return [];
         }
-        this.#byId.set(id, stream);
+        this.#roster.byId.set(id, stream);
         return [message];
       }),
     );
@@ -740,11 +586,7 @@ export class Session {
 
   /** @param {Stream} stream */
   #letGo(stream) {
-    const { id } = stream;
-    if (id === undefined || this.#byId.get(id) !== stream) return;
-    this.#byId.delete(id);
-    this.#leaving.add(id);
-    this.#send([{ type: "unsubscribe", id }]);
+    this.#send(this.#roster.leave(stream));
   }
 
   /** @param {Stream} stream @param {number} now */
