@@ -170,6 +170,7 @@ class Runtime:
         await self.store.check()
 
     def metrics_text(self) -> bytes:
+        self.metrics.tasks.set(len(asyncio.all_tasks()))
         return self.metrics.text()
 
 

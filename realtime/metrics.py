@@ -55,6 +55,10 @@ class Metrics:
         )
         self.broker = BrokerCounts(self)
 
+        self.tasks = self.gauge(
+            "tasks", "Tasks at work in this process, as many when it idles as when it began."
+        )
+
         # HTTP.
         self.http_requests_total = self.counter(
             "http_requests", "HTTP requests.", "route", "method", "status"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -76,6 +77,23 @@ async def test_metrics_count_requests_by_route_and_never_by_path(
     assert 'method="other",route="/v1/runs",status="405"' in text
     assert "made_up" not in text
     assert "runstream_commits_total" in text
+
+
+async def test_metrics_count_the_tasks_at_work(api: Caller) -> None:
+    """What is left behind is seen by it: nothing else shows a task that waits for ever."""
+
+    async def counted() -> float:
+        text = (await api.get("/metrics")).text
+        (line,) = (each for each in text.splitlines() if each.startswith("runstream_tasks "))
+        return float(line.split()[1])
+
+    async with asyncio.TaskGroup() as tasks:
+        over = asyncio.Event()
+        for _ in range(100):
+            tasks.create_task(over.wait())
+        assert await counted() >= 100
+        over.set()
+    assert await counted() < 100
 
 
 async def test_the_home_page_lets_nothing_in(api: Caller) -> None:
