@@ -14,8 +14,11 @@ from unittest import mock
 
 import click
 
-from tests.oracle import world
-from tests.oracle.world import ACTIONS, Place, SetUp, Step, plan, play
+from tests.oracle import settling
+from tests.oracle.actions import ACTIONS
+from tests.oracle.history import plan, play
+from tests.oracle.place import Place, SetUp
+from tests.oracle.world import Step
 from tests.servers import Postgres, Valkey
 
 SEEDS: Final = Path(__file__).parent / "seeds"
@@ -49,9 +52,11 @@ def shortened(place: Place, seed: int, history: list[Step], seconds: float) -> l
 
     def fails(some: list[Step]) -> bool:
         try:
-            with mock.patch.object(world, "ROUNDS", SHORT_ROUNDS):
+            with mock.patch.object(settling, "ROUNDS", SHORT_ROUNDS):
                 play(place, seed, iter(some))
         except Exception:
+            # Findings are of every kind: a broken promise, an assertion, a time that ran out, or
+            # whatever the server itself let through. Any of them is worth a shorter history.
             return True
         return False
 

@@ -24,7 +24,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.oracle.world import ACTIONS, Place, SetUp, Step, World, kept_in, plan, play
+from tests.oracle.actions import ACTIONS
+from tests.oracle.history import kept_in, plan, play
+from tests.oracle.place import Place, SetUp
+from tests.oracle.world import Step, World
 from tests.servers import Postgres, Valkey
 
 SET_UPS: Final = ("sqlite", "sqlite-redis", "postgres", "postgres-redis")
