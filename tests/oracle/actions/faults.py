@@ -88,7 +88,8 @@ async def restore(world: World, chance: random.Random) -> None:
     if not isinstance(database, Sqlite) or world.copy is None:
         return
     await world.refresh()
-    for client in world.everybody:
+    # Also those that nothing is asked of any more: they may have been shown what is taken back.
+    for client in [*world.clients, *world.alike]:
         await client.cut()
         client.verify(world.ledgers[client.project])
     for gateway in world.gateways:
