@@ -1,8 +1,12 @@
-"""Hands each change to the subscriptions that it matches; joins history to live."""
+"""Hands each change to the subscriptions that it matches; joins history to live.
+
+`hub` has the connections, `project` what is next in one project and whom it is shown to, `joining`
+the way of each subscription from its history to live.
+"""
 
 from realtime.hub.connection import Connection, Outlet
 from realtime.hub.hub import Hub, HubSettings
 from realtime.hub.measures import Measures, NoMeasures
-from realtime.hub.project import Store
+from realtime.hub.services import Store
 
 __all__ = ["Connection", "Hub", "HubSettings", "Measures", "NoMeasures", "Outlet", "Store"]

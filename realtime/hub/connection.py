@@ -12,7 +12,7 @@ from realtime.errors import MailboxFull
 from realtime.hub.packing import Packing
 from realtime.limits import TooMany
 from realtime.mailbox import Mailbox
-from realtime.protocol import ClientMessage, CloseCode, Refusal
+from realtime.protocol import ClientMessage, CloseCode, EndReason, Refusal
 from realtime.session import (
     Authentication,
     Close,
@@ -405,3 +405,9 @@ class Connection:
 def connection_of(member: Member) -> Connection:
     """Whose mailbox it is: in the hub every mailbox belongs to a connection."""
     return cast("Connection", member.mailbox.owner)
+
+
+def end(member: Member, reason: EndReason) -> None:
+    """The subscription is over: it is told so, and leaves the hub."""
+    connection = connection_of(member)
+    connection.say(lambda: connection.session.end(member, reason))

@@ -17,11 +17,12 @@ from realtime.errors import AlreadyRunning, MailboxFull
 from realtime.hub.cohorts import Cohort
 from realtime.hub.connection import Authenticate, Connection, Outlet
 from realtime.hub.flights import Flights
-from realtime.hub.joining import join
+from realtime.hub.joining import Joins
 from realtime.hub.measures import Measures, NoMeasures
 from realtime.hub.packing import Packing
 from realtime.hub.payloads import CACHE_BYTES, Payloads
-from realtime.hub.project import Project, Services, Store
+from realtime.hub.project import Project
+from realtime.hub.services import Services, Store
 from realtime.hub.tasks import Tasks
 from realtime.limits import EVICTED_AFTER_S, FLOOD, Shares, TooMany
 from realtime.protocol import CloseCode, EndReason, ErrorCode
@@ -137,7 +138,7 @@ class Hub:
             store=store,
             tasks=self._tasks,
             flights=Flights(self._tasks, self.settings.cold_reads),
-            payloads=Payloads(self.settings.payload_cache_bytes),
+            payloads=Payloads(store.payloads, self.settings.payload_cache_bytes),
             measures=self.measures,
             now=self.now,
             wake_tail=self._tail.wake,
@@ -211,16 +212,16 @@ class Hub:
             if project is None:
                 self.measures.hints_total.labels(result="unfollowed").inc()
                 continue
-            project.gather()
+            project.dispatch.gather()
             gathering.add(project)
             try:
-                project.hinted(hint)
+                project.order.hinted(hint)
             except Exception:
                 # A hint is hope; the tail finds what this one has failed to tell.
                 log.exception("a hint could not be taken")
                 self._tail.wake(project.project)
         for project in gathering:
-            project.spread()
+            project.dispatch.spread()
 
     def suspect(self, project: str | None, reason: str) -> None:
         """Hints may have been lost."""
@@ -410,7 +411,7 @@ class Hub:
 
     def _follow(self, id: str) -> Project:
         # Not a word of this waits: between the look and the change nobody else may come.
-        project = self.projects[id] = Project(id, self._services, join)
+        project = self.projects[id] = Project(id, self._services, Joins)
         self._broker.follow(id)
         self._tail.follow(project)
         return project
@@ -490,17 +491,18 @@ class Hub:
             projects = self.projects.values()
             self.measures.subscriptions.set(sum(len(each.index) for each in projects))
             self.measures.horizon_age_seconds.set(
-                max((each.horizon_age_s(now) for each in projects), default=0.0)
+                max((each.order.horizon_age_s(now) for each in projects), default=0.0)
             )
 
     def _send_cursors(self, now: Moment) -> None:
         for project in self.projects.values():
-            project.cohorts.send_cursors(now, project.cursor_for, heartbeat=True)
-            for connection in list(project.news):
+            checkpoints = project.checkpoints
+            project.cohorts.send_cursors(now, checkpoints.cursor_for, heartbeat=True)
+            for connection in list(checkpoints.news):
                 if connection.session.has_news and connection.mailbox.lane is None:
                     self._guarded(connection, partial(self._send_cursor, connection, now))
                 else:
-                    project.news.pop(connection, None)
+                    checkpoints.news.pop(connection, None)
 
     def _guarded(self, connection: Connection, work: Callable[[], None]) -> None:
         try:
@@ -535,7 +537,7 @@ class Hub:
         """It was told something that no cursor stands for yet."""
         project = self.projects.get(connection.project or "")
         if project is not None and connection in project.connections:
-            project.news[connection] = None
+            project.checkpoints.news[connection] = None
 
     def _send_cursor(self, connection: Connection, now: Moment) -> None:
         """A heartbeat after a silence; a checkpoint after the last of some changes."""
@@ -544,7 +546,7 @@ class Hub:
         if not silent and not session.checkpoint_is_due(now):
             return
         project = self.projects.get(connection.project or "")
-        cursor = NO_CURSOR if project is None else project.cursor_for(connection)
+        cursor = NO_CURSOR if project is None else project.checkpoints.cursor_for(connection)
         try:
             if silent:
                 session.heartbeat(cursor, now)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 from realtime.protocol import encode_value
 
 CACHE_BYTES: Final = 16_000_000
+LOAD_RUNS: Final = 200
+"""How many payloads are read at once."""
+
+Read: TypeAlias = Callable[[str, Sequence[str]], Awaitable[dict[str, Any]]]
+"""The payloads of these runs of a project; raises Unavailable while they can't be read."""
 
 
 class Payloads:
     """A bounded cache. A payload never changes, so what is in it is never out of date."""
 
-    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, read: Read, max_bytes: int = CACHE_BYTES) -> None:
+        self._read = read
         self._max_bytes = max_bytes
         self._found: OrderedDict[str, bytes] = OrderedDict()
         self.size = 0
@@ -34,3 +41,14 @@ class Payloads:
         while self.size > self._max_bytes:
             self.size -= len(self._found.popitem(last=False)[1])
         return encoded
+
+    async def load(self, project: str, run_ids: Sequence[str]) -> dict[str, bytes | None]:
+        """The payloads of these runs, read where they are not at hand; None for a run that was
+        deleted. Raises Unavailable."""
+        loaded: dict[str, bytes | None] = {id: self.get(id) for id in run_ids}
+        missing = [id for id, payload in loaded.items() if payload is None]
+        for start in range(0, len(missing), LOAD_RUNS):
+            found = await self._read(project, missing[start : start + LOAD_RUNS])
+            for id, payload in found.items():
+                loaded[id] = self.put(id, payload)
+        return loaded

@@ -10,7 +10,9 @@ from typing import Final
 from unittest import mock
 
 from realtime import ring, subscription
-from realtime.hub import HubSettings, joining, progress, project
+from realtime.hub import HubSettings
+from realtime.hub.joining import joining
+from realtime.hub.project import batches, project
 from realtime.session import SessionSettings
 
 LONG: Final = 10_000.0
@@ -63,7 +65,7 @@ class Bounds:
         """Puts those in place that are no settings, for as long as the patches are."""
         ring_ = partial(ring.Ring, max_changes=self.ring_changes)
         for where, name, value in (
-            (progress, "INTERVAL_S", 0.0),
+            (batches, "INTERVAL_S", 0.0),
             (joining, "AT_ONCE", self.joins_at_once),
             (subscription, "BUFFER_CHANGES", self.buffer_changes),
             (ring, "RUN_CHANGES", self.ring_run_changes),

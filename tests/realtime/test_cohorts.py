@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime.hub import Connection, Hub, HubSettings
-from realtime.hub import project as projects
+from realtime.hub.project import dispatch
 from realtime.outlets import FrameOutlet
 from realtime.session import SessionSettings
 from store.model import RunStatus
@@ -290,7 +290,7 @@ def test_each_is_told_what_it_would_be_told_alone(script: list[tuple[Any, ...]])
     together or one by one, the lines are the same and in the same order."""
     together = asyncio.run(told(script, direct=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(projects, "SMALLEST", NOBODY_IS_TOLD_TOGETHER)
+        patch.setattr(dispatch, "SMALLEST", NOBODY_IS_TOLD_TOGETHER)
         alone = asyncio.run(told(script, direct=False))
     assert together == alone
 

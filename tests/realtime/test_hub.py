@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from realtime.hub import Hub, HubSettings, progress
+from realtime.hub import Hub, HubSettings
 from realtime.hub.flights import Flights
 from realtime.hub.measures import NoMeasures
 from realtime.hub.tasks import Tasks
@@ -329,7 +329,7 @@ async def test_only_so_many_reads_are_made_at_once() -> None:
 async def test_a_batch_is_read_once_for_all_and_not_too_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(progress, "INTERVAL_S", 0.05)
+    monkeypatch.setattr("realtime.hub.project.batches.INTERVAL_S", 0.05)
     async with setting() as s:
         s.store.batches["b"] = None
         asked = {"type": "subscribeToBatch", "batchId": "b"}
@@ -660,8 +660,8 @@ async def test_several_replays_from_about_the_same_place_share_their_reads() -> 
         await after.connect({"type": "subscribeToRun", "runId": "r0"})
         await after.settled()
         project = next(iter(after.hub.projects.values()))
-        assert project.horizon is not None
-        project.ring = Ring(project.horizon, max_changes=2)
+        assert project.order.horizon is not None
+        project.ring = Ring(project.order.horizon, max_changes=2)
         after.store.reads.clear()
         asked = [{"type": "subscribeToRunsWithTag", "tag": "a", "cursor": c} for c in cursors[:5]]
         outlets = await asyncio.gather(*(after.connect(each) for each in asked))

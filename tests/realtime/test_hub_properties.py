@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from realtime.hub import Hub, HubSettings, progress
+from realtime.hub import Hub, HubSettings
 from realtime.session import SessionSettings
 from store.broker import Hint
 from store.lifecycle import FINAL
@@ -405,6 +405,6 @@ class Streams(RuleBasedStateMachine):
 
 def test_every_stream_equals_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is lost, late, doubled, cut or done at the same time."""
-    monkeypatch.setattr(progress, "INTERVAL_S", 0.0)
+    monkeypatch.setattr("realtime.hub.project.batches.INTERVAL_S", 0.0)
     how = settings(stateful_step_count=60, max_examples=settings().max_examples // 2)
     run_state_machine_as_test(Streams, settings=how)

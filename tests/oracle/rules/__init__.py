@@ -9,8 +9,14 @@ from typing import Final
 KEPT: Final = Path(__file__).parent
 """For each rule the shortest history known that shows its loss: `<name>.json`."""
 
-PROJECT: Final = "realtime/hub/project.py"
-JOINING: Final = "realtime/hub/joining.py"
+PROJECT: Final = "realtime/hub/project/project.py"
+ORDER: Final = "realtime/hub/project/order.py"
+BATCHES: Final = "realtime/hub/project/batches.py"
+DISPATCH: Final = "realtime/hub/project/dispatch.py"
+JOINING: Final = "realtime/hub/joining/joining.py"
+FROM_LOG: Final = "realtime/hub/joining/log.py"
+FROM_SNAPSHOT: Final = "realtime/hub/joining/snapshot.py"
+SHOWING: Final = "realtime/hub/joining/showing.py"
 SUBSCRIPTION: Final = "realtime/subscription.py"
 MAILBOX: Final = "realtime/mailbox.py"
 RING: Final = "realtime/ring.py"
@@ -123,12 +129,12 @@ RULES: Final[dict[str, Rule]] = {
         "A hint that the horizon has seen is dropped.",
         (
             Edit(
-                PROJECT,
+                ORDER,
                 "        elif horizon.seen(change.xid):\n            self._count(Place.SEEN)\n",
                 "",
             ),
             Edit(
-                PROJECT,
+                ORDER,
                 "        if self.horizon.seen(change.xid):\n            return Place.SEEN\n",
                 "",
             ),
@@ -138,7 +144,7 @@ RULES: Final[dict[str, Rule]] = {
         "What nothing is remembered of is next only if its previousXid is seen.",
         (
             Edit(
-                PROJECT,
+                ORDER,
                 "if change.version == 1 or self.horizon.seen(change.previous_xid):",
                 "if True:",
             ),
@@ -148,7 +154,7 @@ RULES: Final[dict[str, Rule]] = {
         "A version that is not the next one waits for a fetch.",
         (
             Edit(
-                PROJECT,
+                ORDER,
                 "return Place.NEXT if change.version == last[0] + 1 else Place.GAP",
                 "return Place.NEXT",
             ),
@@ -158,7 +164,7 @@ RULES: Final[dict[str, Rule]] = {
         "A hint of ids only is fetched with its group.",
         (
             Edit(
-                PROJECT,
+                ORDER,
                 "        is_whole = run is not None or change.kind is ChangeKind.SEALED\n",
                 "        is_whole = True\n",
             ),
@@ -168,7 +174,7 @@ RULES: Final[dict[str, Rule]] = {
         "A run's last version is remembered until the xid of that version is seen.",
         (
             Edit(
-                PROJECT,
+                ORDER,
                 "            run_id: last for run_id, last in self._last.items()"
                 " if not horizon.seen(last[1])\n",
                 "            run_id: last for run_id, last in self._last.items() if False\n",
@@ -179,7 +185,7 @@ RULES: Final[dict[str, Rule]] = {
         "What the tail or a fetch found is shown only from the version that is next.",
         (
             Edit(
-                PROJECT,
+                ORDER,
                 "            change for change in group.changes"
                 " if change.version > version and not seen(change.xid)\n",
                 "            change for change in group.changes\n",
@@ -252,7 +258,7 @@ RULES: Final[dict[str, Rule]] = {
         (
             Edit(
                 PROJECT,
-                "        if not member.is_settled:\n            self._joined.append(member)\n",
+                "        if not member.is_settled:\n            self.waits.joined.append(member)\n",
                 "        member.settle()\n",
             ),
         ),
@@ -263,7 +269,7 @@ RULES: Final[dict[str, Rule]] = {
             Edit(
                 PROJECT,
                 "        for member in composed.joined:\n            member.settle()\n",
-                "        for member in [*composed.joined, *self._joined]:\n"
+                "        for member in [*composed.joined, *self.waits.joined]:\n"
                 "            member.settle()\n",
             ),
         ),
@@ -272,13 +278,13 @@ RULES: Final[dict[str, Rule]] = {
         "Of rows that were read after the first page the version shown is kept.",
         (
             Edit(
-                JOINING,
+                FROM_SNAPSHOT,
                 "                if not first.seen(run.last_xid):\n"
                 "                    member.shown[run.id] = run.version\n",
                 "",
             ),
             Edit(
-                JOINING,
+                SHOWING,
                 "            if not horizon.seen(group.last.xid):\n",
                 "            if False:\n",
             ),
@@ -286,16 +292,16 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "log-after-pages": Rule(
         "After a snapshot of several pages the log is read from the first one's horizon.",
-        (Edit(JOINING, "if page.horizon is not first:", "if False:"),),
+        (Edit(FROM_SNAPSHOT, "if page.horizon is not first:", "if False:"),),
         often=("write", "deliver"),
     ),
     "replay-bound-by-its-first-page": Rule(
         "A replay goes live at the horizon of its first page.",
         (
             Edit(
-                JOINING,
-                "            page = await self._log_page(meet, after, narrowed)\n",
-                "            page = await self._log_page(meet, after, narrowed)\n"
+                FROM_LOG,
+                "            page = await self._log.page(meet, after, narrowed)\n",
+                "            page = await self._log.page(meet, after, narrowed)\n"
                 "            first = page.horizon\n",
             ),
         ),
@@ -305,9 +311,10 @@ RULES: Final[dict[str, Rule]] = {
         (
             Edit(
                 JOINING,
-                "            horizon = project.horizon\n            member.clear_buffer()\n",
-                "            for _ in range(3):\n                await asyncio.sleep(0)\n"
-                "            horizon = project.horizon\n            member.clear_buffer()\n",
+                "        horizon = project.order.horizon\n        if groups is not None and",
+                "        import asyncio\n\n        for _ in range(3):\n"
+                "            await asyncio.sleep(0)\n"
+                "        horizon = project.order.horizon\n        if groups is not None and",
             ),
         ),
         often=("connect_amid", "cut", "write"),
@@ -317,7 +324,7 @@ RULES: Final[dict[str, Rule]] = {
         (
             Edit(
                 JOINING,
-                "is_over = self._expected is not None or self._is_missing",
+                "is_over = target.expected is not None or target.is_missing",
                 "is_over = False",
             ),
         ),
@@ -366,14 +373,12 @@ RULES: Final[dict[str, Rule]] = {
         "A batch's `end` goes out after the rows of a statement that saw it complete.",
         (
             Edit(
-                "realtime/hub/progress.py",
-                "            self._project.mark_complete(self._batch_id)\n            return\n",
-                "            from realtime.protocol import EndReason\n\n"
+                BATCHES,
+                "            self._batches.mark_complete(self._batch_id)\n            return\n",
                 "            for member in members:\n"
-                "                self._project.tell_batch("
-                "member, protocol.batch_object(batch, FINAL))\n"
+                "                self._batches.tell(member, protocol.batch_object(batch, FINAL))\n"
                 "                if member.wish.stop:\n"
-                "                    self._project.end(member, EndReason.COMPLETED)\n"
+                "                    end(member, EndReason.COMPLETED)\n"
                 "            return\n",
             ),
         ),
@@ -383,10 +388,10 @@ RULES: Final[dict[str, Rule]] = {
         "A job run's `end` goes out after the rows of a statement that began after it was final.",
         (
             Edit(
-                PROJECT,
+                DISPATCH,
                 "                member.over = verdict.over\n"
-                "                self._mark_over(member)\n",
-                "                self.end(member, verdict.over)\n",
+                "                self._seems_over(member)\n",
+                "                end(member, verdict.over)\n",
             ),
         ),
         shown_by="test_a_job_run_ends_after_the_last_changes_of_its_children",
@@ -445,7 +450,7 @@ RULES: Final[dict[str, Rule]] = {
     "epoch": Rule(
         "A cursor of another epoch is not continued.",
         (
-            Edit(JOINING, "if cursor.epoch != self._project.epoch:", "if False:"),
+            Edit(JOINING, "if cursor.epoch != self._project.order.epoch:", "if False:"),
             Edit(CHANGES, "if epoch is not None and epoch != at.epoch:", "if False:"),
         ),
         shown_by="test_a_new_epoch_refuses_every_cursor_from_before",
