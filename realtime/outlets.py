@@ -119,6 +119,13 @@ class TaskOutlet:
 
     async def run(self) -> None:
         """Sends, until it is closed."""
+        try:
+            await self._run()
+        finally:
+            # The connection has this one in turn.
+            self._connection = None
+
+    async def _run(self) -> None:
         while True:
             await self._woken.wait()
             self._woken.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from typing import Any, Final, cast
+from weakref import ref
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -67,6 +68,14 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         # After a reset uvicorn leaves it running, for a minute, with all that hangs on it.
         self._unset_keepalive_if_required()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Parts with what holds it in turn: only the garbage collector, which looks seldom, would
+        find out that nobody needs them any more."""
+        self.parser = None  # type: ignore[assignment]
+        self.cycle = None  # type: ignore[assignment]
+        self.scope = None  # type: ignore[assignment]
 
     def _wait(self) -> None:
         """From now on it has only so long."""
@@ -145,7 +154,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         extensions = cast("dict[str, object]", cycle.scope["extensions"])
-        extensions[BODY_EXTENSION] = partial(whole_body, cycle)
+        # The cycle has the scope: one that the scope had too would outlive its answer.
+        extensions[BODY_EXTENSION] = partial(whole_body, ref(cycle))
         if cycle.scope["method"] != "HEAD":  # its head is all of it
             cycle.transport = cast(asyncio.Transport, OneWrite(cycle.transport, self.loop))
         super()._start_asgi_task(cycle, app)
@@ -177,6 +187,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._wait_no_more()
         self._is_upgraded = True
         super().handle_websocket_upgrade()
+        self._let_go()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse()

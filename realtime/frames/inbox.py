@@ -15,15 +15,18 @@ class Inbox:
     """What came from one WebSocket and was not taken: in the place of uvicorn's queue, once the
     application has returned. There is a task only while there is something to be taken."""
 
-    __slots__ = ("_messages", "_protocol", "_take", "_task")
+    __slots__ = ("_is_over", "_messages", "_protocol", "_take", "_task")
 
     def __init__(self, protocol: FramesProtocol, take: Take) -> None:
         self._protocol = protocol
         self._take = take
         self._messages: list[Any] = []
+        self._is_over = False
         self._task: asyncio.Task[None] | None = None
 
     def put_nowait(self, message: Any) -> None:
+        if self._is_over:
+            return
         self._messages.append(message)
         if self._task is None:
             protocol = self._protocol
@@ -46,6 +49,10 @@ class Inbox:
                         protocol.transport.close()
         finally:
             self._task = None
+            if protocol.disconnected:
+                # Nothing more comes, and the connection, which this keeps, keeps this.
+                self._is_over = True
+                del self._protocol, self._take
 
 
 class Flag:

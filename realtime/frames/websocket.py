@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from traceback import clear_frames
 from typing import Any, Final, cast
 
 from uvicorn._types import ASGISendEvent
@@ -224,6 +225,15 @@ class FramesProtocol(WebSocketsSansIOProtocol):
         if self._link is not None:
             self._link.resumed = nothing
             self._link = None
+        # The parser is a generator, and it and the errors that it met hold what it works for: only
+        # the garbage collector, which looks seldom, would find out that nobody needs it any more.
+        self.conn.parser.close()
+        for error in (self.conn.parser_exc, self.conn.handshake_exc):
+            if error is not None:
+                clear_frames(error.__traceback__)
+        self.conn.parser_exc = self.conn.handshake_exc = None
+        if not self._is_carried and self.handshake_initiated:
+            self.request._exception = None
 
     def _abort_soon(self) -> None:
         if self._abort_timer is None and not self.disconnected:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias, cast
+from weakref import proxy
 
 from realtime import protocol
 from realtime.errors import MailboxFull
@@ -121,6 +122,7 @@ class Connection:
     """
 
     __slots__ = (
+        "__weakref__",
         "_authenticate",
         "_awake",
         "_closing",
@@ -318,6 +320,9 @@ class Connection:
         if not self._gone:
             self._gone = True
             self._desk.closed(self, code or (self._closing.code if self._closing else 0))
+            # Each holds the other, and only the garbage collector, which looks seldom, would find
+            # out that nobody needs them any more.
+            self.mailbox.owner = proxy(self)
 
     # -------------------------------------------------------------------------------- the mailbox
 
