@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 from runstream import protocol
 from runstream.errors import RunstreamError
 from runstream.stream import Stream
@@ -33,52 +35,46 @@ class State(StrEnum):
 
 
 CONNECTED: Final = frozenset({State.GREETING, State.OPEN, State.DRAINING})
+OPENED: Final = frozenset({State.OPEN, State.DRAINING})
 
 
-@dataclass(frozen=True)
-class AskToken:
+class AskToken(msgspec.Struct, frozen=True):
     """Ask the caller's provider for a token, and tell the session."""
 
 
-@dataclass(frozen=True)
-class Dial:
+class Dial(msgspec.Struct, frozen=True):
     """Open a socket, with this token in its header."""
 
     token: str | None
 
 
-@dataclass(frozen=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send these messages, in this order, in WebSocket messages of no more than `max_bytes`."""
 
     messages: tuple[protocol.ClientMessage, ...]
     max_bytes: int
 
 
-@dataclass(frozen=True)
-class Hangup:
+class Hangup(msgspec.Struct, frozen=True):
     """Close the socket, or stop opening it; nothing more is heard from it."""
 
     code: int = 1000
 
 
-@dataclass(frozen=True)
-class Fetch:
+class Fetch(msgspec.Struct, frozen=True):
     """GET this run, and tell the session; `again` if what came was too old."""
 
     run_id: str
     again: bool = False
 
 
-@dataclass(frozen=True)
-class Wake:
+class Wake(msgspec.Struct, frozen=True):
     """These streams have something for whoever waits, or are over."""
 
     streams: tuple[Stream, ...]
 
 
-@dataclass(frozen=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True):
     """The state is now this."""
 
     state: State

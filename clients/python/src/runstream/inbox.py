@@ -76,7 +76,7 @@ class Inbox:
         else:
             cell = [change, weight]
         self._changes += 1
-        self._last.append(cell)
+        (self._cells if self._kept is None else self._kept).append(cell)
 
     def put(self, change: Change[AnyRun]) -> None:
         """Adds what is about no single run. What comes before and after is not merged across it."""

@@ -32,9 +32,12 @@ def _reader(name: str) -> Decode | None:
     return {"status": _STATUS.__getitem__, "error": _error}.get(name)
 
 
-_FIELDS: Final[Mapping[str, tuple[str, Decode | None]]] = MappingProxyType(
-    {field.encode_name: (field.name, _reader(field.name)) for field in msgspec.structs.fields(Run)}
-)
+_FIELDS: Final = {
+    field.encode_name: (field.name, _reader(field.name)) for field in msgspec.structs.fields(Run)
+}
+# Apart, since most fields of most changes are taken as they came.
+_PLAIN: Final = {wire: name for wire, (name, read) in _FIELDS.items() if read is None}
+_READ: Final = {wire: (name, read) for wire, (name, read) in _FIELDS.items() if read is not None}
 
 FIELD_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {name: wire for wire, (name, _) in _FIELDS.items()}
@@ -49,13 +52,14 @@ def merged(run: AnyRun, fields: Mapping[str, Any]) -> AnyRun:
     """
     patch: dict[str, Any] = {}
     for wire, value in fields.items():
-        known = _FIELDS.get(wire)
+        plain = _PLAIN.get(wire)
+        if plain is not None:
+            patch[plain] = value
+            continue
+        known = _READ.get(wire)
         if known is None:
             continue
         name, read = known
-        if read is None:
-            patch[name] = value
-            continue
         try:
             patch[name] = read(value)
         except (KeyError, TypeError, ValueError) as error:

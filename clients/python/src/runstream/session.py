@@ -14,6 +14,7 @@ from typing import Final
 from runstream import protocol
 from runstream.effects import (
     CONNECTED,
+    OPENED,
     AskToken,
     Dial,
     DialFailed,
@@ -153,7 +154,7 @@ class Session:
                 )
             self._token.replaced(token)
             return self._dial()
-        if self.state in (State.OPEN, State.DRAINING) and self._token.is_asked_early:
+        if self.state in OPENED and self._token.is_asked_early:
             if token == self._token.value:
                 self._token.stays(now)
                 return []
@@ -270,22 +271,21 @@ class Session:
     @property
     def deadline(self) -> float | None:
         """When `tick` should be called at the latest."""
-        times = [
-            time
-            for time in (
-                self._next_try_at,
-                self._come_back_at,
-                self._greeted_by,
-                self._token.refresh_at,
-                self._idle_at,
-            )
-            if time is not None
-        ]
-        if self.state in (State.OPEN, State.DRAINING):
-            times.append(self._silent_at())
-        if self._can_ask:
-            times += [stream.retry_at or 0.0 for stream in self._retrying]
-        return min(times, default=None)
+        # Asked for with each message: this is the price of one that holds a single change.
+        soonest = self._silent_at() if self.state in OPENED else None
+        for time in (
+            self._next_try_at,
+            self._come_back_at,
+            self._greeted_by,
+            self._token.refresh_at,
+            self._idle_at,
+        ):
+            if time is not None and (soonest is None or time < soonest):
+                soonest = time
+        if self._retrying and self._can_ask:
+            retry_at = min(stream.retry_at or 0.0 for stream in self._retrying)
+            soonest = retry_at if soonest is None else min(soonest, retry_at)
+        return soonest
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed."""
@@ -573,7 +573,7 @@ class Session:
             # It failed, or what its end has waited for has come.
             return [*self._let_go(stream), *self._dropped(stream, now)]
         effects: list[Effect] = [Fetch(run_id) for run_id in stream.wanted()]
-        if stream.id is not None and stream.is_overfull:
+        if stream.is_overfull and stream.id is not None:
             effects += self._let_go(stream)
             stream.pause()
         return effects

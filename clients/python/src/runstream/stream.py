@@ -106,9 +106,11 @@ class Stream:
         Never before the first cursor: a snapshot cannot be gone on from in its middle,
         and is bounded by its `limit`.
         """
-        return self.cursor is not None and (
-            self.inbox.is_full or sum(len(run.changes) for run in self._wanted.values()) > 10_000
-        )
+        if self.cursor is None:
+            return False
+        if self.inbox.is_full:
+            return True
+        return bool(self._wanted) and sum(len(w.changes) for w in self._wanted.values()) > 10_000
 
     # What the session does with it
 

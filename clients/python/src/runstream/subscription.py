@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Generic, Self, TypeVar, cast
+from typing import Final, Generic, Self, TypeVar, cast
 
 from runstream.bell import Bell
 from runstream.changes import Change, Changed, Entered, Left, Reset
@@ -16,6 +16,9 @@ from runstream.protocol import Wish
 from runstream.stream import Stream, StreamState
 
 RunT = TypeVar("RunT")
+
+# Not written as a union: that would be made anew with each run.
+_OF_MATCHING: Final = (Entered, Changed)
 
 
 class Subscription(Generic[RunT]):
@@ -113,7 +116,7 @@ class Subscription(Generic[RunT]):
             change = self._take()
             if change is None:
                 await self._more()
-            elif isinstance(change, Entered | Changed):
+            elif isinstance(change, _OF_MATCHING):
                 return cast(RunT, self._typed(change.run))
             elif isinstance(change, Left) and self._read is not None:
                 self._read.pop(change.run.id, None)
