@@ -29,8 +29,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "histogram.h"
+
 enum { CONNECTING, OPEN, READY };
-enum { AT_ONCE = 256, BUFFER = 1 << 20, BUCKETS = 2048, SUB = 32 };
+enum { AT_ONCE = 256, BUFFER = 1 << 20 };
 
 struct connection {
     int fd, state;
@@ -43,7 +45,8 @@ static struct connection *all;
 static int count, begun, ready, behind, closed;
 static long expected_last;
 static int expecting;
-static long messages, bytes, missing, repeated, histogram[BUCKETS], timed, latest_us;
+static long messages, bytes, missing, repeated;
+static struct histogram latencies;
 static const char *ready_mark, *path;
 static char **headers;
 static int header_count;
@@ -65,26 +68,6 @@ static double since_start(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (now.tv_sec - start.tv_sec) + (now.tv_nsec - start.tv_nsec) / 1e9;
-}
-
-static int bucket_of(long us) {
-    if (us < SUB) return us < 0 ? 0 : (int)us;
-    int power = 63 - __builtin_clzl((unsigned long)us);
-    int index = (power - 4) * SUB + (int)((us >> (power - 5)) & (SUB - 1));
-    return index < BUCKETS ? index : BUCKETS - 1;
-}
-
-static long value_of(int bucket) {
-    if (bucket < SUB) return bucket;
-    int power = bucket / SUB + 4;
-    return ((long)SUB + bucket % SUB) << (power - 5);
-}
-
-static long percentile(double percent) {
-    long rank = (long)(timed * percent / 100.0), sum = 0;
-    for (int i = 0; i < BUCKETS; i++)
-        if ((sum += histogram[i]) > rank) return value_of(i);
-    return latest_us;
 }
 
 static void take_latency(const unsigned char *text, size_t size) {
@@ -109,9 +92,7 @@ static void take_latency(const unsigned char *text, size_t size) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     long took = (long)(now.tv_sec * 1000000LL + now.tv_nsec / 1000 - minute_us - us);
-    histogram[bucket_of(took)]++;
-    timed++;
-    if (took > latest_us) latest_us = took;
+    take(&latencies, took);
 }
 
 static void take_version(struct connection *one, long version) {
@@ -291,7 +272,8 @@ static void report(const char *what) {
            what, since_start(), count, closed, messages, bytes, missing, repeated,
            usage.ru_utime.tv_sec + usage.ru_utime.tv_usec / 1e6 + usage.ru_stime.tv_sec +
                usage.ru_stime.tv_usec / 1e6,
-           percentile(50), percentile(90), percentile(99), latest_us);
+           percentile(&latencies, 50), percentile(&latencies, 90), percentile(&latencies, 99),
+           latencies.longest_us);
     fflush(stdout);
 }
 
@@ -314,8 +296,8 @@ static void obey(char *line) {
     if (sscanf(line, "expect %ld %ld", &first, &last) == 2) {
         expect(first, last);
     } else if (!strncmp(line, "reset", 5)) {
-        messages = bytes = timed = latest_us = 0;
-        memset(histogram, 0, sizeof histogram);
+        messages = bytes = 0;
+        memset(&latencies, 0, sizeof latencies);
     } else if (!strncmp(line, "drop", 4)) {
         exit(0);
     }
