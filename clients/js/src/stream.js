@@ -72,6 +72,8 @@ export class Stream {
   #hushed = new Map();
   /** @type {Map<string, Run>} While a snapshot replaces what was held: the runs from before. */
   #before = new Map();
+  /** @type {Map<string, Run>} Those of them that a truncated snapshot said nothing of: they may match still. */
+  #unsure = new Map();
   /** @type {string | undefined} Why, until the snapshot is there. */
   #resetBy;
 
@@ -197,8 +199,7 @@ export class Stream {
 
   /** @param {{cursor: string, resumed?: boolean, truncated?: boolean}} message */
   live({ cursor, resumed = false, truncated = false }) {
-    for (const [id, run] of this.#before) if (!this.#held.has(id)) this.#tell({ kind: "leave", run });
-    this.#before = new Map();
+    if (this.#resetBy !== undefined) this.#settleBefore(truncated);
     this.#resetBy = undefined;
     this.inbox?.release();
     this.state = "LIVE";
@@ -208,6 +209,23 @@ export class Stream {
     if (resumed) this.#stats.resumes++;
     this.#tell({ kind: "live", resumed, truncated });
     this.mark(cursor);
+  }
+
+  /** @param {boolean} truncated */
+  #settleBefore(truncated) {
+    const before = [...this.#unsure, ...this.#before].filter(([id]) => !this.#held.has(id));
+    this.#before = new Map();
+    this.#unsure.clear();
+    for (const [id, run] of before) {
+      // Where more match than the snapshot holds, this may be one of them: what the server says
+      // of it from here on shows it.
+      if (truncated && !this.#gone.has(id)) this.#unsure.set(id, run);
+      else this.#tell({ kind: "leave", run });
+    }
+    for (const id of this.#unsure.keys()) {
+      if (this.#unsure.size <= this.#maxHeld) break;
+      this.#unsure.delete(id);
+    }
   }
 
   /** All that came before is covered by this cursor. @param {string} cursor */
@@ -240,6 +258,8 @@ export class Stream {
         } else if (version >= hushed) {
           this.#hushed.delete(id);
         }
+      } else if (!held) {
+        this.#mayNotMatch(fields);
       }
       this.#settleFetches();
       return;
@@ -341,9 +361,22 @@ export class Stream {
       if (run.version > told) this.#behind.set(id, told);
       this.#tell({ kind: "enter", run });
       for (const later of changes) if (later.version > run.version) this.change("change", later);
+    } else {
+      this.#mayNotMatch(changes.at(-1) ?? { id });
     }
     this.#settleFetches();
     return true;
+  }
+
+  /** Of a run that is not held, and of which it may not be sure whether it matches. @param {any} fields */
+  #mayNotMatch(fields) {
+    const { id, version } = fields;
+    const run = this.#unsure.get(id);
+    if (!run && !this.#before.has(id)) return;
+    this.#gone.set(id, version);
+    if (this.#resetBy !== undefined) return;
+    this.#unsure.delete(id);
+    this.#tell({ kind: "leave", run: runOf(fields, run) });
   }
 
   // Cursors and the end have waited for the fetches.
@@ -357,6 +390,7 @@ export class Stream {
   /** @param {Run} run */
   #hold(run) {
     this.#held.set(run.id, run);
+    if (this.#resetBy === undefined) this.#unsure.delete(run.id);
     if (!run.isFinal) return;
     this.#settled.add(run.id);
     // Final runs hardly change any more. Should one do so after it was let go, it is fetched
@@ -384,6 +418,7 @@ export class Stream {
     this.inbox?.release();
     this.state = "ENDED";
     this.retryAt = undefined;
+    this.#unsure.clear();
     this.#wanted.clear();
     this.#gone.clear();
   }

@@ -181,6 +181,44 @@ test("a reset to nothing is the end of what was there", async () => {
   assert.deepEqual([stream.getSnapshot().runs.length, stream.getSnapshot().status], [0, "live"]);
 });
 
+/** A loop that was shown run_1 and run_2, and then that run_3 is among those that match. */
+async function resetToATruncatedSnapshot() {
+  const get = async () => Response.json(aRun("run_2", 4));
+  const world = aWorld({ fetch: /** @type {any} */ (get) });
+  const loop = taken(world.runs.subscribeToRuns().changes());
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun("run_1"), aRun("run_2")), live());
+  world.socket.says({ type: "reset", id: 1, reason: "epoch" }, aSnapshot(aRun("run_3")), live("c2", { truncated: true }));
+  await settled();
+  assert.deepEqual(inShort(loop.values.splice(0)).slice(3), ["reset", "enter run_3 1", "live"]);
+  return { world, told: () => inShort(loop.values.splice(0)) };
+}
+
+test("runs that a truncated snapshot had no room for have not left", async () => {
+  const { world, told } = await resetToATruncatedSnapshot();
+  world.socket.says(aChange(7, { id: "run_1" }, "leave"), aChange(4, { id: "run_2" }));
+  for (let turn = 0; turn < 20; turn++) await settled();
+  assert.deepEqual(told(), ["leave run_1 7", "enter run_2 4"]);
+  world.socket.says({ type: "reset", id: 1, reason: "epoch" }, aSnapshot(aRun("run_3", 2)), live("c3"));
+  await settled();
+  assert.deepEqual(told(), ["reset", "enter run_3 2", "leave run_2 4", "live"]);
+});
+
+test("what a later snapshot has room for and does not hold has left", async () => {
+  const { world, told } = await resetToATruncatedSnapshot();
+  world.socket.says({ type: "reset", id: 1, reason: "epoch" }, aSnapshot(aRun("run_2", 5)), live("c3"));
+  await settled();
+  assert.deepEqual(told(), ["reset", "enter run_2 5", "leave run_1 1", "leave run_3 1", "live"]);
+});
+
+test("a run that leaves while a truncated snapshot is joined has left", async () => {
+  const { world, told } = await resetToATruncatedSnapshot();
+  const leave = aChange(7, { id: "run_1" }, "leave");
+  world.socket.says({ type: "reset", id: 1, reason: "epoch" }, aSnapshot(aRun("run_3", 2)), leave, live("c3", { truncated: true }));
+  await settled();
+  assert.deepEqual(told(), ["reset", "enter run_3 2", "leave run_1 1", "live"]);
+});
+
 test("a loop that begins in the middle of a snapshot gets all of it", async () => {
   const world = aWorld();
   const stream = world.runs.subscribeToRuns();

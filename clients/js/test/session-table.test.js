@@ -22,6 +22,7 @@ const PAGE = readFileSync(new URL("../../../docs/client-session.md", import.meta
 const NOW = 1_000_000;
 const EXPIRES = new Date(Date.parse(AT) + 10_000).toISOString();
 const OPEN = ["OPEN", "DRAINING"];
+const RESET = { type: "reset", id: 1, reason: "epoch" };
 
 const OURS = /** @type {Record<string, string>} */ ({
   "a subscription, GREETING": "–",
@@ -236,7 +237,9 @@ const STREAM = {
   "`leave` of a run that is not held": says(aChange(2, { id: "run_9" }, "leave")),
   "`batch`": says({ type: "batch", id: 1, batch: aBatch() }),
   "`checkpoint`, `heartbeat`": says({ type: "checkpoint", cursor: "c2" }),
-  "`reset`": says({ type: "reset", id: 1, reason: "epoch" }),
+  "`reset`": says(RESET),
+  "`reset`, then `live` without what is held": says(RESET, live("c2")),
+  "the same, and `live` is truncated": says(RESET, live("c2", { truncated: true })),
   "`end` `completed`, `deleted`": says(theEnd()),
   "`end` `not_found`": says(theEnd("not_found")),
   "`end` `forbidden`": says(theEnd("forbidden")),

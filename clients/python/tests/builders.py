@@ -80,8 +80,10 @@ def a_snapshot(*runs: dict[str, Any], id: int = 1) -> dict[str, Any]:
     return {"type": "snapshot", "id": id, "runs": list(runs)}
 
 
-def live(cursor: str = "c1", *, id: int = 1, resumed: bool = False) -> dict[str, Any]:
-    return {"type": "live", "id": id, "cursor": cursor, "resumed": resumed, "truncated": False}
+def live(
+    cursor: str = "c1", *, id: int = 1, resumed: bool = False, truncated: bool = False
+) -> dict[str, Any]:
+    return {"type": "live", "id": id, "cursor": cursor, "resumed": resumed, "truncated": truncated}
 
 
 def the_end(reason: str = "completed", *, id: int = 1) -> dict[str, Any]:

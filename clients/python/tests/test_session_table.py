@@ -33,6 +33,8 @@ NOW = 1000.0
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 EXPIRES = "2026-03-01T12:00:10.000000Z"
 
+RESET = {"type": "reset", "id": 1, "reason": "epoch"}
+
 Event = Callable[["Case"], list[Effect]]
 
 
@@ -273,7 +275,9 @@ STREAM_EVENTS: dict[str, Event] = {
     "`leave` of a run that is not held": says(builders.a_leave(2, run_id="run_9")),
     "`batch`": says({"type": "batch", "id": 1, "batch": builders.a_batch()}),
     "`checkpoint`, `heartbeat`": says({"type": "checkpoint", "cursor": "c2"}),
-    "`reset`": says({"type": "reset", "id": 1, "reason": "epoch"}),
+    "`reset`": says(RESET),
+    "`reset`, then `live` without what is held": says(RESET, live("c2")),
+    "the same, and `live` is truncated": says(RESET, live("c2", truncated=True)),
     "`end` `completed`, `deleted`": says(the_end()),
     "`end` `not_found`": says(the_end("not_found")),
     "`end` `forbidden`": says(the_end("forbidden")),

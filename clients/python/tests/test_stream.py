@@ -10,6 +10,7 @@ import pytest
 
 from clients.python.tests.builders import (
     a_change,
+    a_leave,
     a_run,
     a_snapshot,
     an_enter,
@@ -21,6 +22,7 @@ from runstream.changes import Changed, Entered, Left
 from runstream.effects import Effect, Hangup, Send, State, Wake
 from runstream.errors import BadRequest, Forbidden
 from runstream.inbox import Inbox, Mark
+from runstream.merging import whole
 from runstream.session import Session
 from runstream.stream import Stream, StreamState
 
@@ -178,6 +180,60 @@ def test_a_reset_to_nothing_is_the_end_of_what_was_there() -> None:
     world.says(live("c2"))
     assert told(stream) == ["Left run_1 1", "Live", "c2"]
     assert not stream.held
+
+
+def reset_to_a_truncated_snapshot(world: World) -> Stream:
+    """A stream that was shown run_1 and run_2, and then that run_3 is among those that match."""
+    stream = world.stream()
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run("run_1"), a_run("run_2")), live())
+    told(stream)
+    world.says(RESET, a_snapshot(a_run("run_3")), live("c2", truncated=True))
+    assert told(stream) == ["Reset", "Entered run_3 1", "Live", "c2"]
+    return stream
+
+
+def test_runs_that_a_truncated_snapshot_had_no_room_for_have_not_left() -> None:
+    """More match than it holds, and nothing says that these are not among them."""
+    world = World()
+    stream = reset_to_a_truncated_snapshot(world)
+    world.says(a_leave(7, run_id="run_1"), a_change(4, run_id="run_2"))
+    assert told(stream) == ["Left run_1 7"], "the server has said so; the other is read"
+    world.perform(world.session.fetched("run_2", whole(a_run("run_2", 4)), world.time))
+    assert told(stream) == ["Entered run_2 4"]
+    world.says(RESET, a_snapshot(a_run("run_3", 2)), live("c3"))
+    assert told(stream) == ["Reset", "Entered run_3 2", "Left run_2 4", "Live", "c3"]
+
+
+def test_what_a_later_snapshot_has_room_for_and_does_not_hold_has_left() -> None:
+    world = World()
+    stream = reset_to_a_truncated_snapshot(world)
+    world.says(RESET, a_snapshot(a_run("run_2", 5)), live("c3"))
+    expected = ["Reset", "Entered run_2 5", "Left run_1 1", "Left run_3 1", "Live", "c3"]
+    assert told(stream) == expected
+
+
+def test_a_run_that_leaves_while_a_truncated_snapshot_is_joined_has_left() -> None:
+    """The server has said so, whatever the snapshot has room for."""
+    world = World()
+    stream = world.stream()
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run("run_1"), a_run("run_2")), live())
+    told(stream)
+    world.says(RESET, a_snapshot(a_run("run_3")), a_leave(7, run_id="run_1"))
+    assert told(stream) == ["Reset"]
+    world.says(live("c2", truncated=True))
+    assert told(stream) == ["Entered run_3 1", "Left run_1 1", "Live", "c2"]
+
+
+def test_a_run_that_is_no_more_after_a_truncated_snapshot_has_left() -> None:
+    world = World()
+    stream = reset_to_a_truncated_snapshot(world)
+    world.says(a_change(4, run_id="run_1"))
+    world.perform(world.session.fetched("run_1", None, world.time))
+    assert told(stream) == ["Left run_1 4"]
+    world.says(RESET, live("c3"))
+    assert told(stream) == ["Reset", "Left run_2 1", "Left run_3 1", "Live", "c3"]
 
 
 def test_a_second_reset_before_live_takes_back_what_came_after_the_first() -> None:

@@ -53,7 +53,8 @@ class Reset(msgspec.Struct, frozen=True):
     """What you have can't be continued from; all runs are told anew as `Entered`.
 
     Between here and the next `Live`, forget what you hold of versions. Runs that are
-    there no longer come as `Left` just before it.
+    there no longer come as `Left` just before it; if it is `truncated`, only when the
+    server says so, since they may be among those that the snapshot had no room for.
     """
 
     reason: str

@@ -84,6 +84,8 @@ class Stream:
         self._unmarked: str | None = None
         # While a snapshot replaces what was held: the runs from before, to tell which have left.
         self._before: dict[str, AnyRun] = {}
+        # Those of them that a truncated snapshot said nothing of: they may match still.
+        self._unsure: dict[str, AnyRun] = {}
         self._is_reset = False
         self._ending: str | None = None
         if self.cursor is None:
@@ -167,6 +169,7 @@ class Stream:
         self.retry_at = None
         # Held runs are many; who keeps a finished subscription should not keep them.
         self._before = {}
+        self._unsure = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -192,10 +195,8 @@ class Stream:
 
     def live(self, cursor: str, *, resumed: bool, truncated: bool) -> None:
         """All that was before has been told."""
-        for run_id, run in self._before.items():
-            if run_id not in self._held:
-                self.inbox.put_run(Left(run), 0)
-        self._before = {}
+        if self._is_reset:
+            self._settle_before(truncated)
         self._is_reset = False
         self.inbox.release()
         self.state = StreamState.LIVE
@@ -206,6 +207,28 @@ class Stream:
             self._stats.resumes += 1
         self.inbox.put(Live(resumed, truncated))
         self.mark(cursor)
+
+    def _settle_before(self, truncated: bool) -> None:
+        before = self._unsure | self._before
+        self._before, self._unsure = {}, {}
+        for run_id, run in before.items():
+            if run_id in self._held:
+                continue
+            if truncated and run_id not in self._gone:
+                # More match than the snapshot holds, and this may be one of them: what the
+                # server says of it from here on shows it.
+                self._unsure[run_id] = run
+            else:
+                self.inbox.put_run(Left(run), 0)
+        while len(self._unsure) > self._max_held:
+            del self._unsure[next(iter(self._unsure))]
+
+    def _may_not_match(self, fields: dict[str, Any]) -> None:
+        run_id = fields["id"]
+        if run_id in self._unsure or run_id in self._before:
+            self._gone[run_id] = fields["version"]
+            if not self._is_reset:
+                self.inbox.put_run(Left(merged(self._unsure.pop(run_id), fields)), 0)
 
     def mark(self, cursor: str) -> None:
         """All that came before is covered by this cursor."""
@@ -301,6 +324,8 @@ class Stream:
                 self.inbox.put_run(Left(merged(held, fields)), 0)
             elif version >= hushed:
                 del self._hushed[run_id]
+        elif held is None:
+            self._may_not_match(fields)
         self._settle_fetches()
 
     def batch_progress(self, batch: Batch) -> None:
@@ -388,6 +413,7 @@ class Stream:
                 self.fail(error)
         else:
             del self._wanted[run_id]
+            self._may_not_match(wanted.changes[-1][0])
         self._settle_fetches()
         return True
 
@@ -406,6 +432,8 @@ class Stream:
 
     def _hold(self, run: AnyRun) -> None:
         self._held[run.id] = run
+        if self._unsure and not self._is_reset:
+            self._unsure.pop(run.id, None)
         if run.is_final:
             self._settle(run.id)
 
