@@ -670,6 +670,28 @@ test("a provider that is away is asked again, one that fails is told", async () 
   await assert.rejects(taken(broken.runs.subscribeToRun("run_1")).over, { code: "unauthorized" });
 });
 
+test("a signal is heard while a token is waited for, the first or a fresh one", async () => {
+  /** @type {((token: string) => void)[]} */
+  const asked = [];
+  const world = aWorld({
+    token: () => new Promise((give) => asked.push(give)),
+    fetch: async () => Response.json({ code: "unauthorized" }, { status: 401 }),
+  });
+  for (const refused of [undefined, "old"]) {
+    const controller = new AbortController();
+    const call = world.runs.request("GET", "/v1/runs", { signal: controller.signal });
+    const loop = taken(world.runs.subscribeToRun("run_1", { signal: controller.signal })).over;
+    await settled();
+    // One that is refused: another is asked for.
+    if (refused) asked.shift()?.(refused);
+    await settled();
+    assert.equal(asked.length, 1);
+    controller.abort(new Error("enough"));
+    await assert.rejects(call, { message: "enough" });
+    await assert.rejects(loop, { message: "enough" });
+  }
+});
+
 test("a provider that never answers is asked again, and a call that waits for it ends", async () => {
   let asked = 0;
   const world = aWorld({ token: () => (asked++ ? "t" : new Promise(() => {})) });

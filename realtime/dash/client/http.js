@@ -70,7 +70,7 @@ export class Http {
     let hasAsked = false;
     signal?.throwIfAborted();
     for (let tries = 1; ; tries++) {
-      const token = await this.#credentials.current();
+      const token = await unlessAborted(this.#credentials.current(), signal);
       if (token !== undefined) headers.Authorization = `Bearer ${token}`;
       let response;
       let waitMs = 0;
@@ -96,7 +96,7 @@ export class Http {
         const error = await refusal(response);
         if (error.code === "unauthorized" && this.#credentials.hasProvider && !hasAsked) {
           hasAsked = true;
-          await this.#credentials.fresh(token);
+          await unlessAborted(this.#credentials.fresh(token), signal);
           continue;
         }
         waitMs = 1000 * Number(response.headers.get("retry-after")) || 0;
@@ -105,13 +105,28 @@ export class Http {
         if (tries >= TRIES || !mayPass || waitMs > ANSWER_MS) throw error;
       }
       waitMs += 200 * 2 ** tries * (0.5 + this.#random() / 2);
-      await new Promise((done) => {
-        this.#clock.setTimeout(() => done(undefined), waitMs);
-        signal?.addEventListener("abort", done, { once: true });
-      });
-      signal?.throwIfAborted();
+      const pause = new Promise((done) => this.#clock.setTimeout(() => done(undefined), waitMs));
+      await unlessAborted(pause, signal);
     }
   }
+}
+
+/**
+ * What comes of the promise; throws the signal's reason, if that is aborted first.
+ *
+ * @template T
+ * @param {Promise<T>} promise
+ * @param {AbortSignal | undefined} signal
+ * @returns {Promise<T>}
+ */
+function unlessAborted(promise, signal) {
+  if (!signal) return promise;
+  return new Promise((done, fail) => {
+    const abort = () => fail(signal.reason);
+    if (signal.aborted) abort();
+    signal.addEventListener("abort", abort, { once: true });
+    promise.then(done, fail).finally(() => signal.removeEventListener("abort", abort));
+  });
 }
 
 /**
