@@ -192,6 +192,12 @@ class FramesProtocol(WebSocketsSansIOProtocol):
         if not self._has_failed:
             super().data_received(data)
 
+    def handle_ping(self) -> None:
+        # One that came in the same packet as what broke the rules is not answered: the last word
+        # has been said.
+        if not self._has_failed:
+            super().handle_ping()
+
     def handle_parser_exception(self) -> None:
         """The peer broke the rules: says so, and closes."""
         if self._has_failed or self.transport.is_closing():

@@ -376,6 +376,16 @@ async def test_text_that_is_none_closes_with_1007_and_is_not_logged(
     assert caplog.records == []
 
 
+async def test_what_comes_with_text_that_is_none_is_not_answered(
+    served: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not a ping either: the last word is said, and to say more was an error in the log."""
+    async with peer(served) as one:
+        one.send(frame(TEXT, b"\xff"), frame(PING, b"still there?"), frame(TEXT, b"{}"))
+        assert await one.closed() == INVALID_DATA
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(
     "code", [1000, 1001, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999]
 )
