@@ -16,6 +16,7 @@ from realtime.protocol import Delivery, EndReason, Kind
 from store.lifecycle import FINAL
 from store.model import (
     Change,
+    ChangeKind,
     Cursor,
     Facet,
     Group,
@@ -31,6 +32,8 @@ BUFFER_CHANGES: Final = 10_000
 log when it comes to them."""
 
 _XID_MAX: Final = 2**63
+_LOST: Final = 2**63
+"""In the place of the version that was shown of a run that can't be shown any more."""
 
 OutboxT = TypeVar("OutboxT")
 
@@ -177,6 +180,8 @@ class Verdict(NamedTuple):
     """The stream is over after it."""
     over: EndReason | None = None
     """The stream will be over once the tail has passed: a job run's own row is."""
+    lost: bool = False
+    """It would enter, but was deleted meanwhile, and can't be shown whole any more."""
 
 
 NOTHING: Final = Verdict(None)
@@ -388,10 +393,20 @@ class Subscription(Generic[OutboxT]):
         if self.shown:
             version = self.shown.get(group.first.run_id, 0)
             if changes and changes[0].version <= version:
-                changes = tuple(change for change in changes if change.version > version)
+                changes = tuple(
+                    change
+                    for change in changes
+                    if change.version > version
+                    or (version == _LOST and change.kind is ChangeKind.DELETED)
+                )
         if not changes:
             return None
         return group if len(changes) == len(group.changes) else Group(changes, group.run)
+
+    def lose(self, run_id: str) -> None:
+        """The run can't be shown: until `settle`, of all that comes only its deletion is."""
+        self.stand_alone()
+        self.shown[run_id] = _LOST
 
     def restart(self) -> None:
         """Joins again, from a snapshot."""

@@ -60,7 +60,7 @@ class Parcel:
         if verdict.kind is Kind.ENTER and self._gone and "payload" not in wish.hidden:
             # It can't be shown whole any more, and its deletion is on the way.
             assert self.group.run is not None
-            return verdict._replace(kind=Kind.LEAVE, status=self.group.run.status)
+            return verdict._replace(kind=Kind.LEAVE, status=self.group.run.status, lost=True)
         return verdict
 
     def lacks_payload(self, verdict: Verdict, wish: Wish) -> bool:

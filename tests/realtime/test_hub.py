@@ -220,6 +220,28 @@ async def test_a_payload_that_is_at_hand_is_not_read() -> None:
         assert "payloads" not in s.store.reads
 
 
+async def test_of_a_run_that_was_deleted_before_it_could_enter_no_change_is_shown() -> None:
+    """Nobody has it to change.
+
+    Taken out: what is remembered of it; `change` after `change` came between two leaves.
+    """
+    async with setting(payload_cache_bytes=0) as s:
+        s.store.create("r")
+        outlet = await s.connect(RUNS | {"statuses": ["EXECUTING", "COMPLETED"]})
+        await s.settled()
+        s.store.held = asyncio.Event()
+        s.store.update("r", status=RunStatus.EXECUTING)
+        s.store.update("r", metadata={"n": 1})
+        s.store.update("r", status=RunStatus.COMPLETED)
+        s.store.write(lambda tx: tx.delete("r"))
+        s.store.held.set()
+        await until(lambda: "change" in outlet.types())
+        await s.settled()
+        told = of_type(outlet.said(), "change")
+        assert {message["kind"] for message in told} == {"leave"}
+        assert told[-1]["run"]["version"] == 5
+
+
 async def test_nobody_is_looked_at_whom_a_change_does_not_concern(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -550,6 +572,37 @@ async def test_a_fresh_token_is_held_against_the_run_as_soon_as_the_store_can_be
         s.store.away = False
         await until(lambda: "end" in outlet.types(), "end")
         assert of_type(outlet.said(), "end")[0]["reason"] == "forbidden"
+
+
+async def test_history_that_waits_its_turn_is_shown_under_the_token_of_that_moment() -> None:
+    """Taken out: the second look; what the token before it covered came after `authenticated`."""
+    async with setting() as s:
+        s.store.create("r", tags=["a"])
+        grants = [FakeGrant(tags=frozenset("b")), FakeGrant(tags=frozenset("a"))]
+
+        async def authenticate(token: str | None) -> FakeGrant:
+            return grants.pop()
+
+        outlet = RecordingOutlet()
+        connection = s.hub.connect(outlet, authenticate)
+        await connection.open(None)
+        await until(lambda: "welcome" in outlet.types())
+        outlet.writable = False
+        for id in (1, 2):
+            asked = {"type": "subscribeToRun", "runId": "r", "id": id}
+            await connection.received(protocol_line(asked))
+        # A page of one of them waits for the socket, and one of the other for its turn.
+        await until(lambda: connection.mailbox.pages)
+        await until(lambda: s.store.reads.count("snapshot") == 1)
+        await turns(50)
+        await connection.received(protocol_line({"type": "authenticate", "token": "another"}))
+        outlet.writable = True
+        connection.writable()
+        await until(lambda: outlet.types().count("end") == 2, "end")
+        types = outlet.types()
+        at = types.index("authenticated")
+        assert types[:at].count("snapshot") == 1
+        assert "snapshot" not in types[at:]
 
 
 async def test_a_heartbeat_breaks_the_silence() -> None:

@@ -204,6 +204,19 @@ def test_what_the_join_has_seen_is_not_shown_again() -> None:
     assert subscription.trim(group) is group
 
 
+def test_of_a_run_that_can_not_be_shown_only_the_deletion_is() -> None:
+    """It was deleted before it could enter; what came between is of no use to anybody."""
+    subscription = a_subscription()
+    subscription.lose("r1")
+    assert subscription.trim(history(has("a"), has("a"), has("a"))) is None
+    deleted = history(has("a"), has("a"), has("a"), deleted=True)
+    left = subscription.trim(deleted)
+    assert left is not None
+    assert left.changes == (deleted.last,)
+    subscription.settle()
+    assert subscription.trim(deleted) is deleted
+
+
 def test_what_a_later_page_has_shown_is_not_shown_again() -> None:
     """Pages after the first see more than the horizon that stands for all of them."""
     subscription = a_subscription()

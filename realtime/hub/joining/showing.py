@@ -15,6 +15,7 @@ from realtime.hub.payloads import Payloads
 from realtime.hub.project.order import SLICE
 from realtime.mailbox import MESSAGE_BYTES
 from realtime.session import Member
+from realtime.subscription import Wish
 from store.model import Facet, Group, Horizon, Run
 
 PARCELS: Final = 5_000
@@ -67,15 +68,28 @@ class Showing:
         """Puts groups on the socket, slice by slice."""
         for start in range(0, len(groups), SLICE):
             some = groups[start : start + SLICE]
-            loaded: dict[str, bytes | None] = {}
-            # Until nothing is lacking at one look: while some are read, others may be forgotten.
-            while lacking := self.lacking(some, loaded):
-                loaded |= await self.load(lacking)
-            await self._put(self.lines(some, loaded))
+            target, loaded = self._target, dict[str, bytes | None]()
+            ending, over = target.ending, target.over
+            while True:
+                # Until nothing is lacking at one look: while some are read, others may be
+                # forgotten.
+                while lacking := self.lacking(some, loaded):
+                    loaded |= await self.load(lacking)
+                wish = self._member.wish
+                if await self._put(self.lines(some, loaded), wish):
+                    break
+                target.ending, target.over = ending, over
 
     async def runs(self, runs: Sequence[Run]) -> int:
         """Puts whole runs on the socket; returns how many bytes they took."""
-        member, wish = self._member, self._member.wish
+        while True:
+            wish = self._member.wish
+            lines, total = self._snapshot(runs, wish)
+            if await self._put(lines, wish):
+                return total
+
+    def _snapshot(self, runs: Sequence[Run], wish: Wish) -> tuple[list[bytes], int]:
+        member = self._member
         hides_payload = "payload" in wish.hidden
         objects = []
         for run in runs:
@@ -94,8 +108,7 @@ class Showing:
             total += len(each)
         if start < len(objects):
             lines.append(protocol.snapshot(member.id, objects[start:]))
-        await self._put(lines)
-        return total
+        return lines, total
 
     def remember(self, groups: Sequence[Group], horizon: Horizon) -> None:
         """What was shown and is newer than the horizon that stands for the rest."""
@@ -142,18 +155,24 @@ class Showing:
                 parcel = self._parcels.of(group, payload)
             verdict = parcel.verdict(wish, left)
             lines += [item.line((member.id,)) for item in parcel.items(verdict, wish)]
+            if verdict.lost:
+                member.lose(run_id)
             target.ending = verdict.end
             target.over = verdict.over or target.over
         return lines
 
-    async def _put(self, lines: Sequence[bytes]) -> None:
-        """Puts lines into the mailbox, and waits until they are out of it."""
+    async def _put(self, lines: Sequence[bytes], wish: Wish) -> bool:
+        """Puts lines into the mailbox, and waits until they are out of it. False, and nothing is
+        put, if the token was replaced before it was their turn: it may not cover them."""
         if not lines:
-            return
+            return True
         connection = self._connection
         async with connection.page_turn:
             if not connection.session.holds(self._member):
-                return
+                return True
+            if self._member.wish is not wish:
+                return False
             for line in lines:
                 connection.mailbox.put_page(line)
             await connection.drained()
+            return True

@@ -26,12 +26,15 @@ class Dispatch:
         index: Index[Member],
         cohorts: Cohorts,
         seems_over: Callable[[Member], None],
+        remembers: Callable[[Member], None],
     ) -> None:
         self._services = services
         self._index = index
         self._cohorts = cohorts
         self._seems_over = seems_over
         """The stream is over once the tail has passed."""
+        self._remembers = remembers
+        """It remembers what it was shown until the tail has passed."""
         self._gathers = False
 
     def show(self, group: Group, loaded: Mapping[str, bytes | None]) -> bool:
@@ -69,8 +72,9 @@ class Dispatch:
         for cohort, verdict in zip(audience.cohorts, verdicts, strict=True):
             if parcel.lacks_payload(verdict, cohort.wish):
                 return False
-            if verdict.end or verdict.over:
-                # Some are over with it: what they are owed comes before their end.
+            if verdict.end or verdict.over or verdict.lost:
+                # Some are over with it: what they are owed comes before their end. Or each has to
+                # remember for itself what it can't be shown.
                 self._cohorts.spread()
                 return self._deliver(parcel, members)
         if audience.others and not self._deliver(parcel, audience.others):
@@ -125,6 +129,9 @@ class Dispatch:
                 _tell(told, items)
         self._services.delivered(group.last, len(verdicts))
         for member, verdict in verdicts:
+            if verdict.lost:
+                member.lose(group.first.run_id)
+                self._remembers(member)
             if verdict.end is not None:
                 end(member, verdict.end)
             elif verdict.over is not None:

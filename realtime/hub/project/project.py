@@ -59,7 +59,9 @@ class Project:
         self.is_stale = False
         self.ring: Ring | None = None
         self.cohorts = Cohorts(services.due, self.intern)
-        self.dispatch = Dispatch(services, self.index, self.cohorts, self._seems_over)
+        self.dispatch = Dispatch(
+            services, self.index, self.cohorts, self._seems_over, self._remembers
+        )
         self.order = Order(id, services, self._hand_on)
         self.waits = Waits(self.wake_tail)
         self.batches = Batches(id, services, self.index, self.wake_tail)
@@ -129,6 +131,11 @@ class Project:
         member.stand_alone()
         connection_of(member).session.wishes_changed()
         self.waits.over(member)
+
+    def _remembers(self, member: Member) -> None:
+        """It is to remember what it was shown until a statement that begins now has passed."""
+        self.cohorts.changed()
+        self.waits.anew(member)
 
     def _forget(self, member: Member) -> None:
         self.waits.forget(member)

@@ -50,6 +50,13 @@ class Waits:
         self._wake_tail()
         await future
 
+    def anew(self, member: Member) -> None:
+        """It remembers more than before: of what the next statement, and not this one, passes."""
+        if member in self._composed.joined:
+            self._composed.joined.remove(member)
+        if member not in self.joined:
+            self.joined.append(member)
+
     def forget(self, member: Member) -> None:
         """It waits for nothing any more."""
         self._over.pop(member, None)
