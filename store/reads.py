@@ -159,6 +159,9 @@ def _target(connection: Connection, selection: Selection) -> tuple[bool, Batch |
     if id is None:
         return True, None
     there = sa.select(runs.c.id).where(_is(runs.c.id, id), runs.c.project == selection.project)
+    if selection.run_id is None:
+        # Any other run would be followed with its children, and none of a job run's promises.
+        there = there.where(runs.c.job_id.is_not(None))
     return connection.execute(there).one_or_none() is not None, None
 
 

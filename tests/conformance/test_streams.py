@@ -340,6 +340,19 @@ async def test_a_batchs_end_is_told_to_whoever_lost_the_connection_before(
     assert await told_on_resume(dial, after, **wish) == over
 
 
+async def test_a_run_that_is_no_job_run_is_not_found_as_one(dial: Dial, http: Http) -> None:
+    """Its stream would look like a job run's and never show a step."""
+    run = (await http.post("/v1/runs", json={"taskIdentifier": "t"})).json()
+    assert (await http.get(f"/v1/job-runs/{run['id']}")).status_code == 404
+    async with dial() as socket:
+        await socket.send(type="subscribeToJobRun", id=1, jobRunId=run["id"])
+        error = await socket.until("error")
+        assert (error["id"], error["code"]) == (1, "not_found")
+        assert (await socket.until("end"))["reason"] == "not_found"
+    stream = await http.get(f"/v1/realtime/job-runs/{run['id']}")
+    assert (stream.status_code, stream.json()["code"]) == (404, "not_found")
+
+
 async def test_a_job_runs_end_is_told_to_whoever_lost_the_connection_before(
     dial: Dial, http: Http
 ) -> None:

@@ -125,7 +125,7 @@ export class Runstream {
   }
 
   /**
-   * A job run and its workflow runs, until it is final.
+   * A job run and its workflow runs, until it is final; `not_found` also for a run that is none.
    *
    * @template [P=any]
    * @template [O=any]

@@ -187,7 +187,10 @@ class Subscribing:
     def subscribe_to_job_run(
         self, job_run_id: str, **options: Unpack[StreamOptions]
     ) -> Subscription[AnyRun]:
-        """A job run and its workflow runs, until the job run is final."""
+        """A job run and its workflow runs, until the job run is final.
+
+        Raises `NotFound` if there is none: also for the id of a run that is no job run.
+        """
         wish = protocol.SubscribeToJobRun(id=0, job_run_id=job_run_id, **_stream_fields(options))
         return self._subscription(wish, (), options)
 
