@@ -16,7 +16,7 @@ JOBS ?= 3
 STAMP := .venv/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test check fix bench oracle soak fuzz clean
+.PHONY: help setup demo test check fix bench oracle soak fuzz kills clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -66,6 +66,9 @@ fuzz: $(STAMP) ## ten minutes of fuzzed bytes on a server's port
 
 soak: $(STAMP) ## real servers under a steady load for minutes, with a fault every five seconds
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+kills: $(STAMP) ## kill -9 of server and worker at every place of a job run, on both databases
+	@$(BIN)/python -m pytest tests/e2e/every_kill.py --numprocesses=$(JOBS) --dist=worksteal $(ARGS)
 
 clean: ## removes the virtual environment, caches and what was built
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import psutil
 
@@ -26,6 +26,19 @@ STOP_S: Final = 20.0
 
 class ProcessFailed(Exception):
     """A process did not start, or did not end, as it should: with the end of its log."""
+
+
+class Spawned(Protocol):
+    """A process that was started, in a session of its own: what `subprocess.Popen` is."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
 
 
 class Process:
@@ -40,7 +53,7 @@ class Process:
         self.log_file.touch()
         self.port = free_port()
         self.frozen = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Spawned | None = None
 
     # What a subclass says.
 
@@ -94,9 +107,15 @@ class Process:
         """Starts it and returns at once; `wait_ready` waits."""
         if self._process is not None:
             self.kill()  # It ended by itself: what it had started may be left.
+        self._process = self.spawn()
+        self.frozen = False
+        _running.append(self)
+        _watcher.watch(self._process.pid)
+
+    def spawn(self) -> Spawned:
         user = self.user()
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 list(self.command()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -109,9 +128,6 @@ class Process:
                 # Ctrl-C is for the test run, which then ends its processes in order.
                 start_new_session=True,
             )
-        self.frozen = False
-        _running.append(self)
-        _watcher.watch(self._process.pid)
 
     def wait_ready(self, within_s: float = START_S) -> None:
         deadline = time.monotonic() + within_s

@@ -93,7 +93,7 @@ class WorkerProcess(Process):
         return True  # What it does is seen in the runs.
 
 
-async def main() -> None:
+async def main(options: Sequence[str] | None = None) -> None:
     """Works until it is told to stop."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
@@ -104,7 +104,7 @@ async def main() -> None:
     parser.add_argument("--lease-s", type=int, default=30)
     parser.add_argument("--drain-s", type=float, default=30.0)
     parser.add_argument("--log", type=Path)
-    asked = parser.parse_args()
+    asked = parser.parse_args(options)
 
     async def work(name: str) -> None:
         # As separate as they would be in processes of their own, but for their end.
