@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Final
 
 import httpx2
@@ -14,35 +14,20 @@ from playwright.async_api import expect
 
 from tests.browser.conftest import Api, OpenPage
 from tests.node import ROOT
-from tests.processes import Process, Server
+from tests.processes import Server
+from tests.proxies import Caddy, Nginx, Proxy, replaced
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 GUIDE: Final = ROOT / "docs" / "guides" / "behind-a-proxy.md"
 
 
-def written(language: str) -> str:
-    """The guide's configuration in this language."""
-    found = re.search(rf"```{language}\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    return found[1]
-
-
-class Between(Process):
-    """A proxy before a server."""
-
-    name = "proxy"
-
-    def __init__(self, upstream: Server) -> None:
-        super().__init__()
-        self._upstream = upstream
+class Plain(Proxy):
+    """One without TLS, on a port of loopback."""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def of_this_test(self, configuration: str) -> str:
-        return configuration.replace("127.0.0.1:8080", f"127.0.0.1:{self._upstream.port}")
 
     def answers(self) -> bool:
         try:
@@ -51,74 +36,37 @@ class Between(Process):
             return False
 
 
-class Nginx(Between):
-    name = "nginx"
-
-    def __init__(self, upstream: Server, *, knows_websockets: bool = True) -> None:
-        super().__init__(upstream)
-        site = self.of_this_test(written("nginx"))
-        site = site.replace("listen 80;", f"listen 127.0.0.1:{self.port};")
-        if not knows_websockets:
-            site = re.sub(r"proxy_set_header (Upgrade|Connection) .*;", "", site)
-        paths = "\n".join(
-            f"{kind}_temp_path {self.folder / kind};"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (self.folder / "nginx.conf").write_text(
-            f"daemon off; pid {self.folder / 'pid'}; error_log stderr;\nevents {{}}\n"
-            f"http {{ access_log off;\n{paths}\n{site} }}\n",
-            encoding="utf-8",
-        )
-
-    def command(self) -> Sequence[str]:
-        program = shutil.which("nginx")
-        assert program is not None
-        return [program, "-e", "stderr", "-p", str(self.folder), "-c", "nginx.conf"]
+class PlainNginx(Plain, Nginx):
+    def configure(self, site: str) -> None:
+        self.write(replaced(site, ("listen 80;", f"listen 127.0.0.1:{self.port};")))
 
 
-class Caddy(Between):
-    name = "caddy"
+class NginxWithoutWebSockets(PlainNginx):
+    def write(self, site: str) -> None:
+        super().write(re.sub(r"proxy_set_header (Upgrade|Connection) .*;", "", site))
 
-    def __init__(self, upstream: Server) -> None:
-        super().__init__(upstream)
-        site = self.of_this_test(written("caddyfile"))
-        site = site.replace(":80 {", f"http://127.0.0.1:{self.port} {{")
-        (self.folder / "Caddyfile").write_text(
-            f"{{\n\tadmin off\n\tgrace_period 1s\n}}\n{site}", encoding="utf-8"
-        )
 
-    def command(self) -> Sequence[str]:
-        program = shutil.which("caddy")
-        assert program is not None
-        return [program, "run", "--adapter", "caddyfile", "--config", "Caddyfile"]
-
-    def environment(self) -> Mapping[str, str]:
-        return {**super().environment(), "HOME": str(self.folder)}
+class PlainCaddy(Plain, Caddy):
+    def configure(self, site: str) -> None:
+        self.write(replaced(site, (":80 {", f"{self.url} {{")))
 
 
 @pytest.fixture
-def start_proxy() -> Iterator[Callable[[Between], Between]]:
-    started: list[Between] = []
-
-    def start(proxy: Between) -> Between:
-        started.append(proxy)
-        proxy.start()
-        return proxy
-
-    yield start
-    for proxy in started:
-        proxy.close()
+def proxies() -> Iterator[ExitStack]:
+    """They end after the pages that were opened through them: a page would complain."""
+    with ExitStack() as stack:
+        yield stack
 
 
-@pytest.mark.parametrize("kind", [Nginx, Caddy])
+@pytest.mark.parametrize("kind", [PlainNginx, PlainCaddy])
 async def test_streams_go_through_as_the_guide_says(
     shared_server: Server,
     shared_api: Api,
-    start_proxy: Callable[[Between], Between],
+    proxies: ExitStack,
     open_page: OpenPage,
-    kind: type[Between],
+    kind: type[Plain],
 ) -> None:
-    proxy = start_proxy(kind(shared_server))
+    proxy = proxies.enter_context(kind(GUIDE, shared_server))
     run = await shared_api.a_run(status="EXECUTING")
     page = (await open_page(proxy.url)).page
     await page.locator("details.link summary").click()
@@ -142,10 +90,10 @@ async def test_streams_go_through_as_the_guide_says(
 async def test_a_proxy_that_knows_no_websockets_is_got_around(
     shared_server: Server,
     shared_api: Api,
-    start_proxy: Callable[[Between], Between],
+    proxies: ExitStack,
     open_page: OpenPage,
 ) -> None:
-    proxy = start_proxy(Nginx(shared_server, knows_websockets=False))
+    proxy = proxies.enter_context(NginxWithoutWebSockets(GUIDE, shared_server))
     run = await shared_api.a_run(status="EXECUTING")
     watched = await open_page(proxy.url)
     watched.allowed.append("WebSocket connection to")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import socket
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -19,7 +18,8 @@ import pytest
 import trustme
 from websockets.asyncio.client import connect
 
-from tests.processes import API_KEY, Process, Server
+from tests.processes import API_KEY, Server
+from tests.proxies import Caddy, Nginx, Proxy, replaced
 from tests.realtime.serving import Reader
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "security.md"
@@ -27,42 +27,24 @@ NAME: Final = "runs.example.com"
 AUTHORIZED: Final = {"Authorization": f"Bearer {API_KEY}"}
 
 
-def written(language: str) -> str:
-    """The page's configuration in this language."""
-    found = re.search(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    return found[1]
+class Secured(Proxy):
+    """One on a port with TLS."""
 
-
-def replaced(text: str, *changes: tuple[str, str]) -> str:
-    """Each once or more: what is not there any more is not tested either."""
-    for old, new in changes:
-        assert old in text, old
-        text = text.replace(old, new)
-    return text
-
-
-class Proxy(Process):
-    """A proxy before a server, on a port with TLS."""
-
-    program: str
     addresses: tuple[str, str]
     """Of whom a test has call through it."""
 
-    def __init__(self, upstream: Server) -> None:
-        super().__init__()
-        self.upstream = upstream
+    def configure(self, site: str) -> None:
         authority = trustme.CA()
-        authority.cert_pem.write_to_path(str(self.folder / "authority.pem"))
         issued = authority.issue_cert(NAME)
         issued.private_key_pem.write_to_path(str(self.folder / "key.pem"))
         for number, blob in enumerate(issued.cert_chain_pems):
             blob.write_to_path(str(self.folder / "cert.pem"), append=number > 0)
         self.tls = ssl.create_default_context()
         authority.configure_trust(self.tls)
-        self.configure()
+        self.secure(site)
 
-    def configure(self) -> None:
+    def secure(self, site: str) -> None:
+        """Writes the configuration, with the certificate that is in the folder."""
         raise NotImplementedError
 
     def answers(self) -> bool:
@@ -96,66 +78,40 @@ class Proxy(Process):
             yield Reader(stream)
 
 
-class Nginx(Proxy):
-    name = program = "nginx"
+class SecuredNginx(Secured, Nginx):
     addresses = ("127.0.0.2", "127.0.0.3")
 
-    def configure(self) -> None:
-        site = replaced(
-            written("nginx"),
-            ("127.0.0.1:8080", f"127.0.0.1:{self.upstream.port}"),
-            ("listen 443 ssl;", f"listen 127.0.0.1:{self.port} ssl;"),
-            ("/etc/ssl/runs.example.com.pem", str(self.folder / "cert.pem")),
-            ("/etc/ssl/runs.example.com.key", str(self.folder / "key.pem")),
-        )
-        folders = "\n".join(
-            f"{kind}_temp_path {self.folder / kind};"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (self.folder / "nginx.conf").write_text(
-            f"daemon off; pid {self.folder / 'pid'}; error_log stderr;\nevents {{}}\n"
-            f"http {{ access_log off;\n{folders}\n{site} }}\n",
-            encoding="utf-8",
+    def secure(self, site: str) -> None:
+        self.write(
+            replaced(
+                site,
+                ("listen 443 ssl;", f"listen 127.0.0.1:{self.port} ssl;"),
+                ("/etc/ssl/runs.example.com.pem", str(self.folder / "cert.pem")),
+                ("/etc/ssl/runs.example.com.key", str(self.folder / "key.pem")),
+            )
         )
 
-    def command(self) -> Sequence[str]:
-        return ["nginx", "-e", "stderr", "-p", str(self.folder), "-c", "nginx.conf"]
 
-
-class Caddy(Proxy):
-    name = program = "caddy"
+class SecuredCaddy(Secured, Caddy):
     addresses = ("127.0.0.4", "127.0.0.5")
 
-    def configure(self) -> None:
+    def secure(self, site: str) -> None:
         tls = f"tls {self.folder / 'cert.pem'} {self.folder / 'key.pem'}"
-        site = replaced(
-            written("caddyfile"),
-            ("127.0.0.1:8080", f"127.0.0.1:{self.upstream.port}"),
-            (f"{NAME} {{\n", f"https://{NAME}:{self.port} {{\n\tbind 127.0.0.1\n\t{tls}\n"),
-        )
+        here = f"https://{NAME}:{self.port} {{\n\tbind 127.0.0.1\n\t{tls}\n"
         # The UDP port of the same number is held against other test runs: no HTTP/3.
-        options = (
-            "{\n\tadmin off\n\tauto_https disable_redirects\n\tgrace_period 1s\n"
-            "\tservers {\n\t\tprotocols h1 h2\n\t}\n}\n"
-        )
-        (self.folder / "Caddyfile").write_text(options + site, encoding="utf-8")
-
-    def command(self) -> Sequence[str]:
-        return ["caddy", "run", "--adapter", "caddyfile", "--config", "Caddyfile"]
-
-    def environment(self) -> Mapping[str, str]:
-        return {**super().environment(), "HOME": str(self.folder)}
+        options = "\tauto_https disable_redirects\n\tservers {\n\t\tprotocols h1 h2\n\t}\n"
+        self.write(replaced(site, (f"{NAME} {{\n", here)), options)
 
 
 KINDS: Final = [
     pytest.param(
         kind,
         marks=pytest.mark.skipif(
-            shutil.which(kind.program) is None,
-            reason=f"no {kind.program} is installed: it was NOT tested with it",
+            shutil.which(kind.name) is None,
+            reason=f"no {kind.name} is installed: it was NOT tested with it",
         ),
     )
-    for kind in (Nginx, Caddy)
+    for kind in (SecuredNginx, SecuredCaddy)
 ]
 
 
@@ -168,59 +124,46 @@ def server() -> Iterator[Server]:
             yield made
 
 
-@pytest.fixture
-def start_proxy() -> Iterator[Callable[[Proxy], Proxy]]:
-    started: list[Proxy] = []
-
-    def start(proxy: Proxy) -> Proxy:
-        started.append(proxy)
-        proxy.start()
-        return proxy
-
-    yield start
-    for proxy in started:
-        proxy.close()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 async def test_streams_and_addresses_come_through_a_proxy(
-    server: Server, start_proxy: Callable[[Proxy], Proxy], kind: type[Proxy]
+    server: Server, kind: type[Secured]
 ) -> None:
     """Both kinds of stream with real traffic over TLS; and limits go by who calls, which a
     client cannot choose and only a trusted proxy is believed about."""
     here, elsewhere = kind.addresses
-    proxy = start_proxy(kind(server))
-    async with httpx2.AsyncClient(base_url=server.url, headers=AUTHORIZED, timeout=30) as api:
-        made = await api.post("/v1/runs", json={"taskIdentifier": "t", "status": "EXECUTING"})
-        run = made.json()["id"]
-        async with proxy.reader(here) as one:
-            welcome = await one.until("welcome")
-            await one.say({"type": "subscribeToRun", "id": 1, "runId": run})
-            await one.until("live")
-            # An event stream is handed on as it comes, not when a buffer is full.
-            plain = socket.create_connection(
-                ("127.0.0.1", proxy.port), timeout=30, source_address=(here, 0)
-            )
-            with proxy.tls.wrap_socket(plain, server_hostname=NAME) as events:
-                head = f"GET /v1/realtime/runs/{run} HTTP/1.1\r\nHost: {NAME}\r\n"
-                head += f"Authorization: Bearer {API_KEY}\r\n\r\n"
-                events.sendall(head.encode())
-                _received(events, b"event: live")
-                patch = {"metadata": {"progress": 0.42}}
-                assert (await api.patch(f"/v1/runs/{run}", json=patch)).status_code == 200
-                change = await one.until("change")
-                assert change["run"]["metadata"] == {"progress": 0.42}
-                _received(events, json.dumps(0.42).encode())
+    api = httpx2.AsyncClient(base_url=server.url, headers=AUTHORIZED, timeout=30)
+    with kind(PAGE, server) as proxy:
+        async with api:
+            made = await api.post("/v1/runs", json={"taskIdentifier": "t", "status": "EXECUTING"})
+            run = made.json()["id"]
+            async with proxy.reader(here) as one:
+                welcome = await one.until("welcome")
+                await one.say({"type": "subscribeToRun", "id": 1, "runId": run})
+                await one.until("live")
+                # An event stream is handed on as it comes, not when a buffer is full.
+                plain = socket.create_connection(
+                    ("127.0.0.1", proxy.port), timeout=30, source_address=(here, 0)
+                )
+                with proxy.tls.wrap_socket(plain, server_hostname=NAME) as events:
+                    head = f"GET /v1/realtime/runs/{run} HTTP/1.1\r\nHost: {NAME}\r\n"
+                    head += f"Authorization: Bearer {API_KEY}\r\n\r\n"
+                    events.sendall(head.encode())
+                    _received(events, b"event: live")
+                    patch = {"metadata": {"progress": 0.42}}
+                    assert (await api.patch(f"/v1/runs/{run}", json=patch)).status_code == 200
+                    change = await one.until("change")
+                    assert change["run"]["metadata"] == {"progress": 0.42}
+                    _received(events, json.dumps(0.42).encode())
 
-                # Both are of one address, which has no third; another has, and who says that
-                # it is another has not.
-                async with proxy.reader(here) as third:
-                    assert await third.closed() == 4429
-                liar = {"X-Forwarded-For": "203.0.113.9"}
-                async with proxy.reader(here, liar) as third:
-                    assert await third.closed() == 4429
-                async with proxy.reader(elsewhere) as other:
-                    assert (await other.until("welcome"))["server"] == welcome["server"]
+                    # Both are of one address, which has no third; another has, and who says that
+                    # it is another has not.
+                    async with proxy.reader(here) as third:
+                        assert await third.closed() == 4429
+                    liar = {"X-Forwarded-For": "203.0.113.9"}
+                    async with proxy.reader(here, liar) as third:
+                        assert await third.closed() == 4429
+                    async with proxy.reader(elsewhere) as other:
+                        assert (await other.until("welcome"))["server"] == welcome["server"]
 
 
 def _received(stream: ssl.SSLSocket, wanted: bytes) -> None:
