@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -116,6 +117,20 @@ class Screen:
         stop()
         self.__enter__()
 
+    def typed(self) -> bytes | None:
+        """The keys that were pressed, perhaps none; None once the terminal is gone. Never waits."""
+        fd = self._stdin.fileno()
+        try:
+            keys = os.read(fd, 1024)
+        except OSError:
+            return None
+        if keys:
+            return keys
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        is_gone = any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
+        return None if is_gone else b""
+
     def _encoded(self, lines: Sequence[Line], columns: int) -> list[str]:
         if not lines:
             return []
@@ -144,6 +159,9 @@ class Screen:
         self._modes = termios.tcgetattr(self._stdin)
         modes = termios.tcgetattr(self._stdin)
         modes[3] &= ~(termios.ECHO | termios.ICANON)
+        # A read gives what there is: a Ctrl-C takes back what was typed before it, and who then
+        # waited for more would not hear the Ctrl-C either.
+        modes[6][termios.VMIN] = modes[6][termios.VTIME] = 0
         termios.tcsetattr(self._stdin, termios.TCSANOW, modes)
 
     def _unhush(self) -> None:

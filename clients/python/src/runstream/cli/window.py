@@ -146,13 +146,10 @@ class Window:
         loop, fd = asyncio.get_running_loop(), stdin.fileno()
 
         def read() -> None:
-            try:
-                typed = os.read(fd, 1024)
-            except OSError:
-                typed = b""
-            if not typed:
+            typed = self._screen.typed()
+            if typed is None:
                 loop.remove_reader(fd)
-            elif typed[-1:] in b"qQ" and b"\x1b" not in typed:
+            elif typed and typed[-1:] in b"qQ" and b"\x1b" not in typed:
                 os.kill(os.getpid(), signal.SIGINT)
 
         loop.add_reader(fd, read)
