@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from tests.faults import BOTH, Cut, client_kill, open_transaction, terminate_backends
+from tests.soak.silences import Fault
 from tests.soak.world import World
 
 LASTS_S = 4.0
+OUTAGES = ("backends terminated", "postgresql restarted")
 
 
 class Faults:
@@ -41,9 +43,11 @@ class Faults:
     async def next(self) -> None:
         """Plays one, and returns when it is over."""
         name = self._chance.choice(list(self._known))
-        self._world.faults[name] += 1
-        self._world.timeline.append((time.monotonic(), name))
+        self.counts[name] += 1
+        fault = Fault(name, time.monotonic(), is_outage=name in OUTAGES)
+        self._world.course.faults.append(fault)
         await self._known[name]()
+        fault.ended = time.monotonic()
 
     async def _cut_readers(self) -> None:
         for reader in self._chance.sample(self._world.readers, 30):
@@ -93,14 +97,10 @@ class Faults:
         await asyncio.to_thread(gateway.start)
 
     async def _terminate(self) -> None:
-        begun = time.monotonic()
         await asyncio.to_thread(terminate_backends, self._world.postgres)
-        self._world.outages.append((begun, time.monotonic()))
 
     async def _restart_postgres(self) -> None:
-        begun = time.monotonic()
         await asyncio.to_thread(self._world.postgres.restart)
-        self._world.outages.append((begun, time.monotonic()))
 
     async def _hold_transaction(self) -> None:
         async with open_transaction(self._world.postgres.url):

@@ -53,6 +53,21 @@ class _Message(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Message)
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A change that came late."""
+
+    came: float
+    """By the monotonic clock."""
+    delay: float
+    """In s, from its commit on."""
+    port: int
+    """Of the gateway that sent it."""
+    ask: Mapping[str, Any]
+    run_id: str
+    version: int
+
+
 @dataclass
 class Findings:
     """What all readers together have found, and counted."""
@@ -62,8 +77,8 @@ class Findings:
     closes: Counter[int] = field(default_factory=Counter)
     delays: list[float] = field(default_factory=list)
     """Of changes that were made while the stream was live, in s from commit to delivery."""
-    slow: list[tuple[float, float]] = field(default_factory=list)
-    """When they came (monotonic), and how late, those that took longer than SLOW_S."""
+    slow: list[Late] = field(default_factory=list)
+    """Those that took longer than SLOW_S."""
     keeps_delays: bool = True
 
     def found(self, what: str) -> None:
@@ -92,6 +107,8 @@ class Stream:
     was_reset: bool = False
     ended: str = ""
     told: int = 0
+    port: int = 0
+    """Of the gateway that it was last connected to."""
 
     @property
     def is_latest(self) -> bool:
@@ -127,7 +144,8 @@ class Stream:
             if findings.keeps_delays:
                 findings.delays.append(delay)
             if delay > SLOW_S:
-                findings.slow.append((time.monotonic(), delay))
+                late = Late(time.monotonic(), delay, self.port, self.ask, run.id, run.version)
+                findings.slow.append(late)
         had = self.have.get(run.id)
         if kind == "enter":
             self._take(run)
@@ -285,6 +303,8 @@ class Reader:
         except BaseException:
             sock.close()
             raise
+        for stream in self.streams.values():
+            stream.port = port
         wire = _Wire(self)
         await loop.create_connection(lambda: wire, sock=sock)
         self.connections += 1
