@@ -4,8 +4,8 @@ from typing import Any
 
 import httpx2
 
+from tests.conformance.calling import create, patch
 from tests.conformance.conftest import Dial
-from tests.conformance.test_http import create, patch
 
 Http = httpx2.AsyncClient
 

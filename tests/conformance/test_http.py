@@ -7,6 +7,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.conformance.calling import becomes, create, patch, problem, read
+
 Http = httpx2.AsyncClient
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 RUN_FIELDS = {
@@ -16,29 +18,6 @@ RUN_FIELDS = {
     "delayedUntil", "expiredAt", "ttl", "maxDuration", "heartbeatTimeout", "workflowId",
     "position", "durationMs", "costInCents", "baseCostInCents", "isTest",
 }  # fmt: skip
-
-
-async def create(http: Http, **fields: Any) -> dict[str, Any]:
-    answer = await http.post("/v1/runs", json={"taskIdentifier": "t", **fields})
-    assert answer.status_code in (200, 201), answer.text
-    run: dict[str, Any] = answer.json()
-    return run
-
-
-async def patch(http: Http, run: dict[str, Any], expect: int = 200, **fields: Any) -> Any:
-    answer = await http.patch(f"/v1/runs/{run['id']}", json=fields)
-    assert answer.status_code == expect, answer.text
-    return answer.json()
-
-
-def problem(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"].startswith("application/problem+json")
-    body: dict[str, Any] = answer.json()
-    assert body["status"] == status
-    assert body["code"] == code
-    assert {"type", "title", "detail"} <= body.keys()
-    return body
 
 
 async def test_a_created_run_has_every_field(http: Http, tag: str) -> None:
@@ -232,29 +211,24 @@ async def test_the_server_moves_runs_whose_time_has_come(http: Http) -> None:
     long = await create(http, status="EXECUTING", maxDuration=1)
     silent = await create(http, status="EXECUTING", heartbeatTimeout=1)
 
-    async def becomes(run: dict[str, Any], status: str) -> dict[str, Any]:
-        async with asyncio.timeout(30):
-            while True:
-                now: dict[str, Any] = (await http.get(f"/v1/runs/{run['id']}")).json()
-                if now["status"] == status:
-                    return now
-                await asyncio.sleep(0.05)
-
-    await becomes(delayed, "QUEUED")
-    expired = await becomes(expiring, "EXPIRED")
+    await becomes(http, delayed, "QUEUED")
+    expired = await becomes(http, expiring, "EXPIRED")
     assert TIME.fullmatch(expired["expiredAt"])
     assert TIME.fullmatch(expired["finishedAt"])
-    await becomes(long, "TIMED_OUT")
-    await becomes(silent, "CRASHED")
+    await becomes(http, long, "TIMED_OUT")
+    await becomes(http, silent, "CRASHED")
 
 
 async def test_heartbeats_keep_a_run_alive(http: Http) -> None:
-    run = await create(http, status="EXECUTING", heartbeatTimeout=1)
-    for _ in range(8):
-        await asyncio.sleep(0.25)
-        answer = await http.post(f"/v1/runs/{run['id']}/heartbeat")
-        assert (answer.status_code, answer.json()) == (200, {})
-    now = (await http.get(f"/v1/runs/{run['id']}")).json()
+    """While one that promised them too, and sends none, is found out."""
+    silent = await create(http, status="EXECUTING", heartbeatTimeout=2)
+    run = await create(http, status="EXECUTING", heartbeatTimeout=2)
+    async with asyncio.timeout(30):
+        while (await read(http, silent))["status"] != "CRASHED":
+            answer = await http.post(f"/v1/runs/{run['id']}/heartbeat")
+            assert (answer.status_code, answer.json()) == (200, {})
+            await asyncio.sleep(0.05)
+    now = await read(http, run)
     assert (now["status"], now["version"]) == ("EXECUTING", 1)
 
 

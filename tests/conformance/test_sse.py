@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.conformance.test_http import create, patch, problem
+from tests.conformance.calling import create, patch, problem
 
 Http = httpx2.AsyncClient
 

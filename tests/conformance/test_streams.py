@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx2
 
+from tests.conformance.calling import changing, create, patch, problem
 from tests.conformance.conftest import Dial
-from tests.conformance.test_http import create, patch, problem
 from tests.conformance.test_sse import stream
 from tests.conformance.test_websocket import resume
 
@@ -236,22 +236,8 @@ async def test_events_carry_a_checkpoint_every_second_to_go_on_from(http: Http, 
     path = f"/v1/realtime/runs?tag={tag}&match=all&delivery=latest"
     async with stream(http, path) as events:
         await events.until("live")
-        step = 0
-
-        async def write() -> None:
-            nonlocal step
-            while True:
-                step += 1
-                await patch(http, run, metadata={"step": step})
-                await asyncio.sleep(0.02)
-
-        writing = asyncio.ensure_future(write())
-        try:
-            async with asyncio.timeout(5):
-                mark = await events.until("checkpoint")
-        finally:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+        async with changing(http, run), asyncio.timeout(5):
+            mark = await events.until("checkpoint")
     assert mark.id is not None
     assert mark.id == mark.data["cursor"]
     now = (await http.get(f"/v1/runs/{run['id']}")).json()

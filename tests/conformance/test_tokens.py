@@ -7,8 +7,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.conformance.calling import create, patch, problem
 from tests.conformance.conftest import Dial
-from tests.conformance.test_http import create, patch, problem
 from tests.conformance.test_sse import stream
 
 Http = httpx2.AsyncClient

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 
-from tests.conformance.test_http import create, problem
+from tests.conformance.calling import create, problem
 
 Http = httpx2.AsyncClient
 

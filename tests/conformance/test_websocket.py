@@ -1,14 +1,14 @@
 """The WebSocket half of docs/protocol.md."""
 
-import asyncio
 import json
 from typing import Any
 
 import httpx2
 import pytest
 
+from tests.conformance.calling import changing, create, patch
 from tests.conformance.conftest import Dial, Socket
-from tests.conformance.test_http import RUN_FIELDS, TIME, create, patch
+from tests.conformance.test_http import RUN_FIELDS, TIME
 
 Http = httpx2.AsyncClient
 ALWAYS = {"id", "version", "status", "taskIdentifier", "updatedAt"}
@@ -335,21 +335,8 @@ async def test_checkpoints_come_while_changes_flow_and_can_be_gone_on_from(
     wish = {"type": "subscribeToRunsWithTag", "tags": [tag]}
     async with dial() as socket:
         await socket.join(id=1, **wish)
-        step = 0
-
-        async def write() -> None:
-            nonlocal step
-            while True:
-                step += 1
-                await patch(http, run, metadata={"step": step})
-                await asyncio.sleep(0.02)
-
-        writing = asyncio.ensure_future(write())
-        try:
+        async with changing(http, run):
             mark = await socket.until("checkpoint")
-        finally:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
         covered = max(m["run"]["version"] for m in socket.seen if m["type"] == "change")
     now = (await http.get(f"/v1/runs/{run['id']}")).json()
     (*shown, live), _ = await resume(dial, mark["cursor"], **wish)
