@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any, Final
 
@@ -63,36 +64,11 @@ class WebSocketEndpoint:
 
     async def _open(self, connection: Connection, scope: Scope) -> bool:
         """Whether it can go on."""
-        try:
-            await connection.open(bearer(scope))
-        except asyncio.CancelledError:
-            connection.lost()
-            raise
-        except Exception as error:
-            log.exception("a connection failed")
-            connection.broke(error)
-            connection.lost()
-            return False
-        return True
+        return await _borne(connection, connection.open(bearer(scope)))
 
     async def _take(self, connection: Connection, message: Any) -> None:
         """What came, the end included."""
-        try:
-            if message["type"] == "websocket.disconnect":
-                connection.lost()
-                return
-            text: Any = message.get("text")
-            if text is None:
-                connection.close(CloseCode.BAD_MESSAGE, "messages are text")
-            else:
-                await connection.received(text)
-        except asyncio.CancelledError:
-            connection.lost()
-            raise
-        except Exception as error:
-            log.exception("a connection failed")
-            connection.broke(error)
-            connection.lost()
+        await _borne(connection, _hear(connection, message))
 
     async def _carry(self, connection: Connection, scope: Scope, receive: Receive) -> None:
         try:
@@ -105,6 +81,32 @@ class WebSocketEndpoint:
                     return
         finally:
             connection.lost()
+
+
+async def _hear(connection: Connection, message: Any) -> None:
+    if message["type"] == "websocket.disconnect":
+        connection.lost()
+        return
+    text: Any = message.get("text")
+    if text is None:
+        connection.close(CloseCode.BAD_MESSAGE, "messages are text")
+    else:
+        await connection.received(text)
+
+
+async def _borne(connection: Connection, work: Awaitable[None]) -> bool:
+    """Whether the work was done. A connection bears its own failures, and does not outlive them."""
+    try:
+        await work
+    except asyncio.CancelledError:
+        connection.lost()
+        raise
+    except Exception as error:
+        log.exception("a connection failed")
+        connection.broke(error)
+        connection.lost()
+        return False
+    return True
 
 
 def _heard(writer: asyncio.Task[None], connection: Connection) -> None:
