@@ -320,11 +320,12 @@ def client_kill(valkey: Valkey, kind: str = "pubsub") -> int:
 
 
 def terminate_backends(postgres: Postgres, url: str | None = None) -> int:
-    """Cuts off all connections to a database (None: to any), and says how many there were."""
+    """Cuts off all connections to a database (None: to any), until they are gone; says how many
+    there were."""
     database = None if url is None else url.rpartition("/")[2]
     ((ended,),) = postgres.fetch(
         """
-        SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
+        SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 30000)) FROM pg_stat_activity
         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
           AND ($1::text IS NULL OR datname = $1)
         """,

@@ -246,8 +246,8 @@ async def test_a_clock_that_jumps_back_changes_no_order(
 ) -> None:
     """The version orders a run; what times its changes carry means nothing to the hub.
 
-    Not seen to fail: there is no remedy to take out, and a hub that took an older time for a
-    repeat passed too.
+    Taken out: the version in what is next, of hints and of what reads find, with the time of the
+    change in its place; what was older than the one before never came.
     """
     broker = MemoryBroker()
     store = await RunStore.open(sqlite_url, broker=broker)
@@ -295,7 +295,10 @@ async def heartbeats(outlet: RecordingOutlet, count: int) -> None:
 
 
 async def test_waits_do_not_go_by_the_clock_that_jumps() -> None:
-    """A session's waits take the clock that never jumps; the other one is for tokens' ends."""
+    """A session's waits take the clock that never jumps; the other one is for tokens' ends.
+
+    Taken out: that clock, with the other one in its place; after a jump back no heartbeat came.
+    """
 
     class Jumping(Hub):
         ahead = timedelta(0)

@@ -1,6 +1,6 @@
 """Faults of servers, databases and Redis under a stream: each version comes, once and in order.
 
-Where something of ours can be taken out, the test says what was, to see it fail.
+Each test says what of ours was taken out to see it fail.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 
+import httpx2
 import pytest
 
 from runstream import ConnectionLost, OutcomeUnknown, RunStatus, Runstream, Unavailable
@@ -152,20 +153,31 @@ async def test_redis_may_come_back_empty(pair: tuple[Server, Server], valkey: Va
         await story.write(4)
 
 
-async def test_streams_outlive_the_connections_to_the_database(
+async def asked_once(server: Server, method: str, path: str, **body: object) -> int:
+    """The status of the answer. The client would ask again where it is told that this may pass."""
+    async with httpx2.AsyncClient(base_url=server.url, timeout=60) as http:
+        headers = {"Authorization": f"Bearer {API_KEY}"}
+        answer = await http.request(method, path, headers=headers, json=body or None)
+        return answer.status_code
+
+
+async def test_nobody_notices_that_connections_to_the_database_were_cut(
     pair: tuple[Server, Server], postgres: Postgres
 ) -> None:
-    """What was cut off is read again; no reader has to reconnect for it.
+    """Reads and commands are answered as ever; streams go on, and no reader has to reconnect.
 
-    Not seen to fail: with the look at a connection before it is used, the second try on another
-    and the tail's next try all taken out it passed. The first read that meets a cut connection
-    has the pool replace them all, and that is seldom the tail's. What the tail's next try is for
-    is shown below, the second try in tests/store/test_writer.py.
+    Taken out: the look at a connection before it is used, and the second try on another; commands
+    and reads got a 503. Either alone is enough here, the second try where a connection is cut while
+    it is used (tests/store/test_writer.py). That streams wait for a database that is away is shown
+    below: the tail's next try is for that.
     """
     async with told(*pair) as story:
-        for _ in range(3):
+        path = f"/v1/runs/{story.run_id}"
+        for n in range(2):
             await asyncio.to_thread(terminate_backends, postgres, pair[0].database)
-            await story.write(2)
+            for server in pair:
+                assert await asked_once(server, "GET", path) == 200
+                assert await asked_once(server, "PATCH", path, metadata={"n": n}) == 200
             await change_unhinted(story, pair[0].database)
         assert story.reader.stats.reconnects == 0
 
@@ -194,10 +206,13 @@ async def test_what_others_commit_meanwhile_does_not_wait_for_an_open_transactio
 ) -> None:
     """A cursor that names it goes on, through a restart of the gateway, while it is open.
 
-    What such a transaction commits in the end is shown in tests/store/test_horizon.py.
+    Taken out: all that a horizon says beyond the oldest open transaction, with only what is older
+    read; a change that no hint told of never came. What such a transaction commits in the end is
+    shown in tests/store/test_horizon.py.
     """
     async with open_transaction(pair[0].database), told(*pair) as story:
-        await story.write(3)
+        await story.write(2)
+        await change_unhinted(story, pair[0].database)
         await until(lambda: story.last >= 5)
         await asyncio.to_thread(pair[1].kill)
         await asyncio.to_thread(pair[1].start)
