@@ -126,12 +126,18 @@ async def reset(_message: Message, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def endless(_message: Message, writer: asyncio.StreamWriter) -> None:
-    """Takes the message, and answers with more than anybody would read."""
-    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n")
-    while True:
-        writer.write(b"x" * 65_536)
-        await writer.drain()
+class Endless:
+    """Takes the message, and answers with more than anybody would read: 1 GB."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    async def __call__(self, _message: Message, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n")
+        for _ in range(10_000):
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+            self.written += 100_000
 
 
 async def nonsense(_message: Message, writer: asyncio.StreamWriter) -> None:

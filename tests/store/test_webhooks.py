@@ -35,9 +35,9 @@ from tests.store.jobbing import (
 )  # fmt: skip
 from tests.store.receiving import (
     Behave,
+    Endless,
     Receiver,
     answering,
-    endless,
     hang,
     in_turn,
     nonsense,
@@ -269,6 +269,9 @@ async def test_a_dead_servers_tries_are_taken_over(
 async def test_what_is_not_taken_is_tried_again_under_the_same_id(
     store: RunStore, hooks: Webhooks, receiver: Receiver, behave: Behave, error: str
 ) -> None:
+    """Taken out: the next try; it was given up at once. That a connection cut off is an answer
+    too; nothing was said of it, and only the end of its claim had it sent again.
+    """
     endpoint = await an_endpoint(hooks, receiver, path="/bad")
     receiver.behaviour["/bad"] = in_turn(behave, answering(204))
     await a_run(store)
@@ -305,18 +308,21 @@ async def test_what_the_endpoint_says_is_kept_but_only_so_much_of_it(
 async def test_an_answer_without_end_is_cut_off(
     store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
+    """Taken out: the bound on what is read of it; all of it was, or what came within a try."""
     endpoint = await an_endpoint(hooks, receiver, path="/endless")
-    receiver.behaviour["/endless"] = endless
+    receiver.behaviour["/endless"] = endless = Endless()
     await a_run(store)
     await until(lambda: are_over(hooks, endpoint, 1))
     (delivery,) = await sent(hooks, endpoint)
     assert len(delivery.attempts[0].response) == 2_048
     await until(lambda: _is_idle(receiver))
+    assert endless.written < 50_000_000  # what the sockets have taken unread
 
 
 async def test_redirects_are_not_followed(
     store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
+    """Taken out, by following them: the message came to an address that nobody had looked at."""
     endpoint = await an_endpoint(hooks, receiver, path="/moved")
     receiver.behaviour["/moved"] = answering(302, location=receiver.url("/inside"))
     await a_run(store)
@@ -329,6 +335,7 @@ async def test_redirects_are_not_followed(
 async def test_an_endpoint_that_hangs_slows_nobody_else(
     store: RunStore, receiver: Receiver
 ) -> None:
+    """Taken out: how many tries one endpoint has at once; it had all of them."""
     async with at_work(store, attempt_s=20.0) as hooks:
         slow = [await an_endpoint(hooks, receiver, path=f"/slow{i}") for i in range(3)]
         for i in range(3):
@@ -346,6 +353,7 @@ async def test_an_endpoint_that_hangs_slows_nobody_else(
 async def test_one_that_does_not_answer_in_time_has_not_taken_it(
     store: RunStore, receiver: Receiver
 ) -> None:
+    """Taken out: how long a try may take; it never ended."""
     async with at_work(store, attempt_s=0.2) as hooks:
         endpoint = await an_endpoint(hooks, receiver, path="/late")
         receiver.behaviour["/late"] = hang
@@ -444,7 +452,10 @@ async def test_secrets_are_rotated_with_an_overlap(
 
 async def test_a_name_that_leads_inside_is_not_sent_to(store: RunStore, receiver: Receiver) -> None:
     """Also where the name server changes its answer: it is asked once, and what it has
-    answered is both checked and connected to."""
+    answered is both checked and connected to.
+
+    Taken out: the check; the message came.
+    """
     asked: list[str] = []
 
     async def resolve(host: str, port: int) -> list[str]:
@@ -466,8 +477,14 @@ async def test_a_name_that_leads_inside_is_not_sent_to(store: RunStore, receiver
 async def test_a_name_is_connected_to_at_the_address_that_was_checked(
     store: RunStore, receiver: Receiver
 ) -> None:
+    """A name server that answers something else when it is asked again leads nowhere else.
+
+    Taken out, by looking the name up again to connect: the message went to another address.
+    """
+    answers = [["169.254.169.254", "127.0.0.1"]]
+
     async def resolve(host: str, port: int) -> list[str]:
-        return ["169.254.169.254", "127.0.0.1"]
+        return answers.pop() if answers else ["127.0.0.2"]
 
     async with at_work(store, resolve=resolve) as hooks:
         url = f"http://inside.example:{receiver.port}/named"
