@@ -23,6 +23,8 @@ class Talk:
     """All that one connection says, and how it goes."""
 
     kind: str
+    opening: bytes
+    """Is said first, in order, and its answer awaited: only then the server takes what follows."""
     parts: tuple[bytes, ...]
     """Each is written alone."""
     pause_s: float
@@ -40,6 +42,7 @@ def talk(seed: int, number: int) -> Talk:
         data = bent(random, data)
     return Talk(
         kind,
+        _opening(random) if kind == "open sockets" else b"",
         tuple(torn(random, data)),
         random.choice((0.0, 0.0, 0.0, 0.001, 0.02)),
         random.choice(("closed", "closed", "aborted", "half", "unread")),
@@ -402,8 +405,8 @@ def _frames(random: Random) -> bytes:
             )
 
 
-def _socket(random: Random) -> bytes:
-    """A WebSocket, from its handshake on."""
+def _opening(random: Random) -> bytes:
+    """A handshake in order, if not always by who may."""
     head = random.choice(
         (
             b"", b"", b"",
@@ -412,9 +415,17 @@ def _socket(random: Random) -> bytes:
         )
     )  # fmt: skip
     token = random.choice((KEY, KEY, KEY, None, "wrong"))
-    return handshake(head, token=token) + b"".join(
-        _frames(random) for _ in range(random.choice((1, 2, 5, 12)))
-    )
+    return handshake(head, token=token)
+
+
+def _open_socket(random: Random) -> bytes:
+    """What is said on a WebSocket that is open."""
+    return b"".join(_frames(random) for _ in range(random.choice((1, 2, 5, 12))))
+
+
+def _socket(random: Random) -> bytes:
+    """A WebSocket whose frames don't wait for the answer to its handshake."""
+    return _opening(random) + _open_socket(random)
 
 
 def _handshakes(random: Random) -> bytes:
@@ -451,6 +462,6 @@ KINDS: Final = {
     "heads": _heads,
     "other": _other,
     "socket": _socket,
-    "more sockets": _socket,
+    "open sockets": _open_socket,
     "handshakes": _handshakes,
 }
