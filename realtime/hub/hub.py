@@ -8,24 +8,25 @@ import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
 from realtime.errors import AlreadyRunning, MailboxFull
+from realtime.hub.admission import Admission
 from realtime.hub.cohorts import Cohort
 from realtime.hub.connection import Authenticate, Connection, Outlet
 from realtime.hub.flights import Flights
 from realtime.hub.joining import Joins
+from realtime.hub.looks import Looks
 from realtime.hub.measures import Measures, NoMeasures
 from realtime.hub.packing import Packing
-from realtime.hub.payloads import CACHE_BYTES, Payloads
+from realtime.hub.payloads import Payloads
 from realtime.hub.project import Project
 from realtime.hub.services import Services, Store
+from realtime.hub.settings import HubSettings
 from realtime.hub.tasks import Tasks
-from realtime.limits import EVICTED_AFTER_S, FLOOD, Shares, TooMany
-from realtime.protocol import CloseCode, EndReason, ErrorCode
+from realtime.protocol import EndReason, ErrorCode
 from realtime.session import NO_CURSOR, Member, Moment, SessionSettings
 from realtime.subscription import Grant
 from store.broker import Broker, BrokerState, Hint
@@ -41,65 +42,6 @@ SLOW_REMEMBERED: Final = 10_000
 CHANGES_REMEMBERED: Final = 10_000
 LOOKS: Final = 4
 """How often in a tick it is looked for connections that something is due for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubSettings:
-    """What the hub is told from outside."""
-
-    session: SessionSettings = field(default_factory=SessionSettings)
-    connections: int = 100_000
-    """More than so many are sent away with 4429."""
-    connections_per_address: int | None = None
-    connections_per_project: int | None = None
-    sse_connections: int | None = None
-    unauthenticated: int = 4_000
-    """Of more than so many that have no token yet those go that have waited longest."""
-    mailbox_bytes: int = 1_000_000
-    slow_consumer_s: float = 30.0
-    replay_changes: int = 100_000
-    payload_cache_bytes: int = CACHE_BYTES
-    cold_reads: int = 8
-    """How many snapshots, replays and fetches are read at once: fewer than there are readers."""
-    join_s: float = 30.0
-    """How long a subscription waits for a store that can't be read."""
-    linger_s: float = 30.0
-    """How long a project is followed on after its last subscription has gone."""
-    tail_s: float = 1.0
-    tail_degraded_s: float = 0.1
-    look_s: float = 0.05
-
-
-class Looks:
-    """When each connection is to be looked at next, in slots of so many seconds."""
-
-    def __init__(self, slot_s: float) -> None:
-        self._slot_s = slot_s
-        self._slots: dict[int, dict[Connection, None]] = {}
-        self._slot_of: dict[Connection, int] = {}
-
-    def put(self, connection: Connection, at: float) -> None:
-        """Not before that time, by the monotonic clock; instead of any other."""
-        self.forget(connection)
-        slot = self._slot_of[connection] = int(at / self._slot_s) + 1
-        self._slots.setdefault(slot, {})[connection] = None
-
-    def forget(self, connection: Connection) -> None:
-        """It is not to be looked at any more."""
-        slot = self._slot_of.pop(connection, None)
-        if slot is not None:
-            connections = self._slots[slot]
-            del connections[connection]
-            if not connections:
-                del self._slots[slot]
-
-    def take(self, now: float) -> list[Connection]:
-        """Those whose time has come; they are forgotten."""
-        slots = [slot for slot in self._slots if slot * self._slot_s <= now]
-        connections = [connection for slot in sorted(slots) for connection in self._slots[slot]]
-        for connection in connections:
-            self.forget(connection)
-        return connections
 
 
 class Hub:
@@ -168,15 +110,7 @@ class Hub:
         """When the changes were made that this turn of the loop has shown."""
         self._slow: OrderedDict[str, deque[float]] = OrderedDict()
         self._lingering: dict[str, asyncio.TimerHandle] = {}
-        self._kinds: dict[str, int] = {}
-        self._unauthenticated: OrderedDict[Connection, float] = OrderedDict()
-        self._of_address = Shares(
-            self.settings.connections_per_address, "too many connections from this address"
-        )
-        self._of_project = Shares(
-            self.settings.connections_per_project, "too many connections of this project"
-        )
-        self._held: dict[Connection, list[tuple[Shares, str]]] = {}
+        self._admission = Admission(self.settings, self.measures)
         self._is_running = False
         self._one_closed = asyncio.Event()
 
@@ -254,66 +188,20 @@ class Hub:
         )
         self.connections[connection] = None
         self.look(connection)
-        self._count(kind, 1)
-        if len(self.connections) > self.settings.connections:
-            connection.close(CloseCode.TOO_MANY, "too many connections")
-        elif not self._admit(connection, kind, address):
-            pass
-        elif self.is_draining:
+        if self._admission.admit(connection, address) and self.is_draining:
             after_ms = random.randint(100, 1_000)
             connection.say(lambda: connection.session.turn_away(after_ms, "draining"))
         return connection
 
-    def _count(self, kind: str, more: int) -> None:
-        self._kinds[kind] = self._kinds.get(kind, 0) + more
-        self.measures.connections.labels(kind=kind).set(self._kinds[kind])
-
-    def _admit(self, connection: Connection, kind: str, address: str | None) -> bool:
-        """Whether there is room for it; else it is closed, and told so."""
-        settings = self.settings
-        if (
-            kind == "sse"
-            and settings.sse_connections is not None
-            and self._kinds[kind] > settings.sse_connections
-        ):
-            connection.close(CloseCode.TOO_MANY, "too many streams of server-sent events")
-            return False
-        self._unauthenticated[connection] = time.monotonic()
-        if len(self._unauthenticated) > settings.unauthenticated:
-            # A good client shows its token at once.
-            eldest, since = next(iter(self._unauthenticated.items()))
-            waited_s = time.monotonic() - since
-            if waited_s >= EVICTED_AFTER_S or len(self._unauthenticated) > (
-                FLOOD * settings.unauthenticated
-            ):
-                del self._unauthenticated[eldest]
-                eldest.close(CloseCode.TOO_MANY, "too many connections without a token")
-        return address is None or self._share(connection, self._of_address, address)
-
-    def _share(self, connection: Connection, shares: Shares, name: str) -> bool:
-        try:
-            shares.take(name)
-        except TooMany as refused:
-            connection.close(CloseCode.TOO_MANY, str(refused))
-            return False
-        self._held.setdefault(connection, []).append((shares, name))
-        return True
-
     def opened(self, connection: Connection) -> None:
         """A connection is authenticated."""
-        self._unauthenticated.pop(connection, None)
-        project = connection.project
-        if project is not None:
-            self._share(connection, self._of_project, project)
+        self._admission.opened(connection)
 
     def closed(self, connection: Connection, code: int) -> None:
         """A connection is over."""
         if connection in self.connections:
             del self.connections[connection]
-            self._count(connection.kind, -1)
-            self._unauthenticated.pop(connection, None)
-            for shares, name in self._held.pop(connection, ()):
-                shares.give_back(name)
+            self._admission.closed(connection)
             self.measures.closes_total.labels(code=str(code) if code else "lost").inc()
             self._one_closed.set()
         self._looks.forget(connection)

@@ -149,5 +149,5 @@ async def test_only_a_trusted_proxy_says_who_calls(tmp_path: Path) -> None:
         with serving(folder, trusted_proxies=trusted, connections_per_address=9) as made:
             async with made.reader(headers=forwarded) as reader:
                 await reader.until("welcome")
-                held = dict(made.runtime.hub._of_address._held)
+                held = dict(made.runtime.hub._admission._of_address._held)
         assert held == {"203.0.113.7" if name == "trusted" else "127.0.0.1": 1}
