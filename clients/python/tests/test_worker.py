@@ -22,7 +22,17 @@ from clients.python.tests.scripted import (
     problem,
     until,
 )
-from runstream import Forbidden, Runstream, Task, Unauthorized, Work, Worker, current_run, executes
+from runstream import (
+    Forbidden,
+    Runstream,
+    State,
+    Task,
+    Unauthorized,
+    Work,
+    Worker,
+    current_run,
+    executes,
+)
 
 CLAIM = "/v1/runs/claim"
 
@@ -526,7 +536,7 @@ async def test_a_server_that_is_away_is_waited_for_and_a_log_says_so(
         async with working(Worker(client, [send]), server):
             await server.has_been_asked(1, "POST", CLAIM)
             await server.stop()
-            await asyncio.sleep(0.05)
+            await until(lambda: client.state in (State.WAITING, State.DIALING))
             shop.put()
             await server.start()
             # What was queued meanwhile: the subscription says that it is live again.

@@ -7,7 +7,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, Unpack, overload
+from typing import Any, Final, Self, Unpack, overload
 from urllib.parse import urlsplit
 
 from runstream.commands import NewRun, RunOptions
@@ -15,7 +15,7 @@ from runstream.connection import Connection, log
 from runstream.credentials import Credentials, TokenProvider
 from runstream.effects import State
 from runstream.http import Http
-from runstream.models import AnyRun, AnyTask, Run, Task
+from runstream.models import AnyRun, AnyTask, OutputT, PayloadT, Run, Task
 from runstream.report import ENTRY_S, FLUSH_S, Report
 from runstream.resources import (
     Artifacts,
@@ -30,9 +30,6 @@ from runstream.resources import (
 from runstream.stats import Stats
 from runstream.subscribing import Subscribing
 from runstream.timing import Timing
-
-P = TypeVar("P")
-O = TypeVar("O")  # noqa: E741 - payload and output, as everywhere
 
 
 class Runstream(Subscribing):
@@ -179,8 +176,11 @@ class Runstream(Subscribing):
 
     @overload
     async def trigger(
-        self, task: Task[P, O], payload: P | None = None, **options: Unpack[RunOptions]
-    ) -> Run[P, O]: ...
+        self,
+        task: Task[PayloadT, OutputT],
+        payload: PayloadT | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Run[PayloadT, OutputT]: ...
     @overload
     async def trigger(
         self, task: str, payload: Any = None, **options: Unpack[RunOptions]
@@ -200,17 +200,17 @@ class Runstream(Subscribing):
     @overload
     def report(
         self,
-        work: Task[P, O],
-        payload: P | None = None,
+        work: Task[PayloadT, OutputT],
+        payload: PayloadT | None = None,
         *,
         entry_s: float = ENTRY_S,
         flush_s: float = FLUSH_S,
         **options: Unpack[RunOptions],
-    ) -> Report[P, O]: ...
+    ) -> Report[PayloadT, OutputT]: ...
     @overload
     def report(
-        self, work: Run[P, O], *, entry_s: float = ENTRY_S, flush_s: float = FLUSH_S
-    ) -> Report[P, O]: ...
+        self, work: Run[PayloadT, OutputT], *, entry_s: float = ENTRY_S, flush_s: float = FLUSH_S
+    ) -> Report[PayloadT, OutputT]: ...
     @overload
     def report(
         self,

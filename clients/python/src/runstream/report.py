@@ -12,11 +12,9 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
 from runstream.commands import Operation, RunOptions
 from runstream.http import Http
-from runstream.models import AnyRun, AnyTask, RunStatus
+from runstream.models import AnyRun, AnyTask, OutputT, PayloadT, RunStatus
 from runstream.reporter import Reporter, outcome_of
 
-P = TypeVar("P")
-O = TypeVar("O")  # noqa: E741 - payload and output, as everywhere
 ArgumentsT = ParamSpec("ArgumentsT")
 ReturnT = TypeVar("ReturnT")
 
@@ -66,7 +64,7 @@ class Tags:
         self._add(tags)
 
 
-class ReportedRun(Generic[P, O]):
+class ReportedRun(Generic[PayloadT, OutputT]):
     """The run that a job is, from inside: say how far it is, and what it gives back.
 
     Nothing here waits, fails, or needs the server to be there.
@@ -74,7 +72,7 @@ class ReportedRun(Generic[P, O]):
 
     def __init__(self, reporter: Reporter | None = None) -> None:
         self._reporter = reporter
-        self.output: O | None = None
+        self.output: OutputT | None = None
         """What the run gives back if it completes."""
         self.metadata: Final = Metadata(self._put)
         self.tags: Final = Tags(self._tag)
@@ -133,7 +131,7 @@ def current_run() -> ReportedRun[Any, Any]:
     return reported_run.get(None) or ReportedRun()
 
 
-class Report(Generic[P, O]):
+class Report(Generic[PayloadT, OutputT]):
     """What `client.report(…)` gives: `async with` it around a job, or put it on a function.
 
     The run is EXECUTING from the entry on, and in the end COMPLETED; FAILED with the
@@ -161,10 +159,10 @@ class Report(Generic[P, O]):
         self._entry_s = entry_s
         self._flush_s = flush_s
         self._reporter: Reporter | None = None
-        self._run: ReportedRun[P, O] | None = None
+        self._run: ReportedRun[PayloadT, OutputT] | None = None
         self._token: contextvars.Token[ReportedRun[Any, Any]] | None = None
 
-    async def __aenter__(self) -> ReportedRun[P, O]:
+    async def __aenter__(self) -> ReportedRun[PayloadT, OutputT]:
         if self._reporter is not None:
             raise RuntimeError("a report is of one run: make another for the next")
         self._reporter = Reporter(self._http, self._work, self._payload, self._options)
@@ -204,7 +202,7 @@ class Report(Generic[P, O]):
             payload: Any = arguments
             if len(signature.parameters) == 1 and len(arguments) == 1:
                 (payload,) = arguments.values()
-            one: Report[P, O] = Report(
+            one: Report[PayloadT, OutputT] = Report(
                 self._http,
                 self._work,
                 payload if arguments else self._payload,

@@ -15,8 +15,8 @@ from runstream.merging import FIELD_NAMES
 from runstream.models import AnyRun, AnyTask, Run, RunStatus, Task
 from runstream.subscription import Subscription
 
-P = TypeVar("P")
-O = TypeVar("O")  # noqa: E741 - payload and output, as everywhere
+P1 = TypeVar("P1")
+O1 = TypeVar("O1")
 P2 = TypeVar("P2")
 O2 = TypeVar("O2")
 P3 = TypeVar("P3")
@@ -60,8 +60,8 @@ class Subscribing:
 
     @overload
     def subscribe_to_run(
-        self, run_id: str, *, task: Task[P, O], **options: Unpack[StreamOptions]
-    ) -> Subscription[Run[P, O]]: ...
+        self, run_id: str, *, task: Task[P1, O1], **options: Unpack[StreamOptions]
+    ) -> Subscription[Run[P1, O1]]: ...
     @overload
     def subscribe_to_run(
         self, run_id: str, *, task: None = None, **options: Unpack[StreamOptions]
@@ -83,36 +83,36 @@ class Subscribing:
         tag: str | Sequence[str],
         *,
         match: protocol.Match = "all",
-        tasks: Task[P, O] | tuple[Task[P, O]],
+        tasks: Task[P1, O1] | tuple[Task[P1, O1]],
         **options: Unpack[RunsOptions],
-    ) -> Subscription[Run[P, O]]: ...
+    ) -> Subscription[Run[P1, O1]]: ...
     @overload
     def subscribe_to_runs_with_tag(
         self,
         tag: str | Sequence[str],
         *,
         match: protocol.Match = "all",
-        tasks: tuple[Task[P, O], Task[P2, O2]],
+        tasks: tuple[Task[P1, O1], Task[P2, O2]],
         **options: Unpack[RunsOptions],
-    ) -> Subscription[Run[P, O] | Run[P2, O2]]: ...
+    ) -> Subscription[Run[P1, O1] | Run[P2, O2]]: ...
     @overload
     def subscribe_to_runs_with_tag(
         self,
         tag: str | Sequence[str],
         *,
         match: protocol.Match = "all",
-        tasks: tuple[Task[P, O], Task[P2, O2], Task[P3, O3]],
+        tasks: tuple[Task[P1, O1], Task[P2, O2], Task[P3, O3]],
         **options: Unpack[RunsOptions],
-    ) -> Subscription[Run[P, O] | Run[P2, O2] | Run[P3, O3]]: ...
+    ) -> Subscription[Run[P1, O1] | Run[P2, O2] | Run[P3, O3]]: ...
     @overload
     def subscribe_to_runs_with_tag(
         self,
         tag: str | Sequence[str],
         *,
         match: protocol.Match = "all",
-        tasks: tuple[Task[P, O], Task[P2, O2], Task[P3, O3], Task[P4, O4]],
+        tasks: tuple[Task[P1, O1], Task[P2, O2], Task[P3, O3], Task[P4, O4]],
         **options: Unpack[RunsOptions],
-    ) -> Subscription[Run[P, O] | Run[P2, O2] | Run[P3, O3] | Run[P4, O4]]: ...
+    ) -> Subscription[Run[P1, O1] | Run[P2, O2] | Run[P3, O3] | Run[P4, O4]]: ...
     @overload
     def subscribe_to_runs_with_tag(
         self,
@@ -145,33 +145,33 @@ class Subscribing:
         self,
         batch_id: str,
         *,
-        tasks: Task[P, O] | tuple[Task[P, O]],
+        tasks: Task[P1, O1] | tuple[Task[P1, O1]],
         **options: Unpack[RunsOptions],
-    ) -> Subscription[Run[P, O]]: ...
+    ) -> Subscription[Run[P1, O1]]: ...
     @overload
     def subscribe_to_batch(
         self,
         batch_id: str,
         *,
-        tasks: tuple[Task[P, O], Task[P2, O2]],
+        tasks: tuple[Task[P1, O1], Task[P2, O2]],
         **options: Unpack[RunsOptions],
-    ) -> Subscription[Run[P, O] | Run[P2, O2]]: ...
+    ) -> Subscription[Run[P1, O1] | Run[P2, O2]]: ...
     @overload
     def subscribe_to_batch(
         self,
         batch_id: str,
         *,
-        tasks: tuple[Task[P, O], Task[P2, O2], Task[P3, O3]],
+        tasks: tuple[Task[P1, O1], Task[P2, O2], Task[P3, O3]],
         **options: Unpack[RunsOptions],
-    ) -> Subscription[Run[P, O] | Run[P2, O2] | Run[P3, O3]]: ...
+    ) -> Subscription[Run[P1, O1] | Run[P2, O2] | Run[P3, O3]]: ...
     @overload
     def subscribe_to_batch(
         self,
         batch_id: str,
         *,
-        tasks: tuple[Task[P, O], Task[P2, O2], Task[P3, O3], Task[P4, O4]],
+        tasks: tuple[Task[P1, O1], Task[P2, O2], Task[P3, O3], Task[P4, O4]],
         **options: Unpack[RunsOptions],
-    ) -> Subscription[Run[P, O] | Run[P2, O2] | Run[P3, O3] | Run[P4, O4]]: ...
+    ) -> Subscription[Run[P1, O1] | Run[P2, O2] | Run[P3, O3] | Run[P4, O4]]: ...
     @overload
     def subscribe_to_batch(
         self, batch_id: str, *, tasks: AnyTasks | None = None, **options: Unpack[RunsOptions]
@@ -196,26 +196,26 @@ class Subscribing:
 
     @overload
     def subscribe_to_runs(
-        self, *, tasks: Task[P, O] | tuple[Task[P, O]], **options: Unpack[RunsOptions]
-    ) -> Subscription[Run[P, O]]: ...
+        self, *, tasks: Task[P1, O1] | tuple[Task[P1, O1]], **options: Unpack[RunsOptions]
+    ) -> Subscription[Run[P1, O1]]: ...
     @overload
     def subscribe_to_runs(
-        self, *, tasks: tuple[Task[P, O], Task[P2, O2]], **options: Unpack[RunsOptions]
-    ) -> Subscription[Run[P, O] | Run[P2, O2]]: ...
-    @overload
-    def subscribe_to_runs(
-        self,
-        *,
-        tasks: tuple[Task[P, O], Task[P2, O2], Task[P3, O3]],
-        **options: Unpack[RunsOptions],
-    ) -> Subscription[Run[P, O] | Run[P2, O2] | Run[P3, O3]]: ...
+        self, *, tasks: tuple[Task[P1, O1], Task[P2, O2]], **options: Unpack[RunsOptions]
+    ) -> Subscription[Run[P1, O1] | Run[P2, O2]]: ...
     @overload
     def subscribe_to_runs(
         self,
         *,
-        tasks: tuple[Task[P, O], Task[P2, O2], Task[P3, O3], Task[P4, O4]],
+        tasks: tuple[Task[P1, O1], Task[P2, O2], Task[P3, O3]],
         **options: Unpack[RunsOptions],
-    ) -> Subscription[Run[P, O] | Run[P2, O2] | Run[P3, O3] | Run[P4, O4]]: ...
+    ) -> Subscription[Run[P1, O1] | Run[P2, O2] | Run[P3, O3]]: ...
+    @overload
+    def subscribe_to_runs(
+        self,
+        *,
+        tasks: tuple[Task[P1, O1], Task[P2, O2], Task[P3, O3], Task[P4, O4]],
+        **options: Unpack[RunsOptions],
+    ) -> Subscription[Run[P1, O1] | Run[P2, O2] | Run[P3, O3] | Run[P4, O4]]: ...
     @overload
     def subscribe_to_runs(
         self, *, tasks: AnyTasks | None = None, **options: Unpack[RunsOptions]
@@ -230,8 +230,8 @@ class Subscribing:
 
     @overload
     async def wait_for_run(
-        self, run_id: str, timeout: float | None = None, *, task: Task[P, O]
-    ) -> Run[P, O]: ...
+        self, run_id: str, timeout: float | None = None, *, task: Task[P1, O1]
+    ) -> Run[P1, O1]: ...
     @overload
     async def wait_for_run(self, run_id: str, timeout: float | None = None) -> AnyRun: ...
     async def wait_for_run(

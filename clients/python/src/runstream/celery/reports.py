@@ -105,6 +105,7 @@ class Reports:
         self._outboxes: dict[str, Outbox] = {}
         self._running: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._is_told = threading.Condition(self._lock)
         self._talking = threading.Lock()
         self._is_hushed = False
         self._more = threading.Event()
@@ -157,10 +158,11 @@ class Reports:
         deadline = time.monotonic() + (self._flush_s if within_s is None else within_s)
         self._deadline = deadline
         self._more.set()
-        while (self._waiting or self._busy) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        is_told = not self._waiting and not self._busy
-        with self._lock:
+        with self._is_told:
+            left_s = max(0.0, deadline - time.monotonic())
+            is_told = self._is_told.wait_for(
+                lambda: not self._waiting and not self._busy, timeout=left_s
+            )
             late = len(self._waiting)
             self._waiting.clear()
         if late:
@@ -204,7 +206,7 @@ class Reports:
         except Exception:
             log.exception("reporting of Celery's tasks has failed; it begins anew with the next")
         finally:
-            self._busy = False
+            self._rest()
 
     async def _tell_for_ever(self, mine: deque[Report | _Metadata]) -> None:
         http = Http(self._url, Credentials(self._api_key, None), timeout_s=self._timeout_s)
@@ -261,7 +263,12 @@ class Reports:
             log.exception("some of Celery's tasks are not reported")
             self._drop("failed", len(some))
         finally:
+            self._rest()
+
+    def _rest(self) -> None:
+        with self._is_told:
             self._busy = False
+            self._is_told.notify_all()
 
     def _take(self, task_id: str) -> Outbox | None:
         with self._lock:

@@ -27,8 +27,8 @@ from runstream.models import AnyRun, AnyTask, Run, RunStatus, Task
 from runstream.resources.models import HistoryEntry
 from runstream.resources.paging import Listing, Page
 
-P = TypeVar("P")
-O = TypeVar("O")  # noqa: E741 - payload and output, as everywhere
+P1 = TypeVar("P1")
+O1 = TypeVar("O1")
 P2 = TypeVar("P2")
 O2 = TypeVar("O2")
 P3 = TypeVar("P3")
@@ -38,10 +38,10 @@ O4 = TypeVar("O4")
 
 
 @dataclass(frozen=True)
-class Created(Generic[P, O]):
+class Created(Generic[P1, O1]):
     """A run as it was made, or, if its idempotency key was used before, as it stands."""
 
-    run: Run[P, O]
+    run: Run[P1, O1]
     is_new: bool
     token: str | None
     """A public access token that reads this run, for a day; for a browser, say."""
@@ -96,12 +96,12 @@ class Runs:
     @overload
     async def create(
         self,
-        task: Task[P, O],
-        payload: P | None = None,
+        task: Task[P1, O1],
+        payload: P1 | None = None,
         *,
         command_key: str | None = None,
         **options: Unpack[RunOptions],
-    ) -> Created[P, O]: ...
+    ) -> Created[P1, O1]: ...
     @overload
     async def create(
         self,
@@ -129,7 +129,7 @@ class Runs:
         return Created(run, response.status_code == 201, token)
 
     @overload
-    async def get(self, run_id: str, *, task: Task[P, O]) -> Run[P, O]: ...
+    async def get(self, run_id: str, *, task: Task[P1, O1]) -> Run[P1, O1]: ...
     @overload
     async def get(self, run_id: str) -> AnyRun: ...
     async def get(self, run_id: str, *, task: AnyTask | None = None) -> AnyRun:
@@ -138,26 +138,26 @@ class Runs:
 
     @overload
     def list(
-        self, *, tasks: Task[P, O] | tuple[Task[P, O]], **filters: Unpack[ListOptions]
-    ) -> Listing[Run[P, O]]: ...
+        self, *, tasks: Task[P1, O1] | tuple[Task[P1, O1]], **filters: Unpack[ListOptions]
+    ) -> Listing[Run[P1, O1]]: ...
     @overload
     def list(
-        self, *, tasks: tuple[Task[P, O], Task[P2, O2]], **filters: Unpack[ListOptions]
-    ) -> Listing[Run[P, O] | Run[P2, O2]]: ...
-    @overload
-    def list(
-        self,
-        *,
-        tasks: tuple[Task[P, O], Task[P2, O2], Task[P3, O3]],
-        **filters: Unpack[ListOptions],
-    ) -> Listing[Run[P, O] | Run[P2, O2] | Run[P3, O3]]: ...
+        self, *, tasks: tuple[Task[P1, O1], Task[P2, O2]], **filters: Unpack[ListOptions]
+    ) -> Listing[Run[P1, O1] | Run[P2, O2]]: ...
     @overload
     def list(
         self,
         *,
-        tasks: tuple[Task[P, O], Task[P2, O2], Task[P3, O3], Task[P4, O4]],
+        tasks: tuple[Task[P1, O1], Task[P2, O2], Task[P3, O3]],
         **filters: Unpack[ListOptions],
-    ) -> Listing[Run[P, O] | Run[P2, O2] | Run[P3, O3] | Run[P4, O4]]: ...
+    ) -> Listing[Run[P1, O1] | Run[P2, O2] | Run[P3, O3]]: ...
+    @overload
+    def list(
+        self,
+        *,
+        tasks: tuple[Task[P1, O1], Task[P2, O2], Task[P3, O3], Task[P4, O4]],
+        **filters: Unpack[ListOptions],
+    ) -> Listing[Run[P1, O1] | Run[P2, O2] | Run[P3, O3] | Run[P4, O4]]: ...
     @overload
     def list(
         self, *, tasks: AnyTasks | None = None, **filters: Unpack[ListOptions]
@@ -265,23 +265,23 @@ class Runs:
     @overload
     async def claim(
         self,
-        tasks: Task[P, O] | tuple[Task[P, O]],
+        tasks: Task[P1, O1] | tuple[Task[P1, O1]],
         *,
         worker: str,
         lease_s: int,
         wait_s: float = 0,
         command_key: str | None = None,
-    ) -> Run[P, O] | None: ...
+    ) -> Run[P1, O1] | None: ...
     @overload
     async def claim(
         self,
-        tasks: tuple[Task[P, O], Task[P2, O2]],
+        tasks: tuple[Task[P1, O1], Task[P2, O2]],
         *,
         worker: str,
         lease_s: int,
         wait_s: float = 0,
         command_key: str | None = None,
-    ) -> Run[P, O] | Run[P2, O2] | None: ...
+    ) -> Run[P1, O1] | Run[P2, O2] | None: ...
     @overload
     async def claim(
         self,

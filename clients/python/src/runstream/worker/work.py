@@ -10,14 +10,12 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar, cast, overload
 
-from runstream.models import AnyTask, Task
+from runstream.models import AnyTask, OutputT, PayloadT, Task
 
-P = TypeVar("P")
-O = TypeVar("O")  # noqa: E741 - payload and output, as everywhere
 ResultT = TypeVar("ResultT")
 
 
-class Work(Generic[P, O]):
+class Work(Generic[PayloadT, OutputT]):
     """A task and the function that executes its runs: one of the `tasks` of a `Worker`.
 
     The function is given the payload as the task's type, and what it returns is the output.
@@ -27,14 +25,18 @@ class Work(Generic[P, O]):
 
     @overload
     def __init__(
-        self, task: Task[P, O], function: Callable[[P], Coroutine[Any, Any, O]]
+        self,
+        task: Task[PayloadT, OutputT],
+        function: Callable[[PayloadT], Coroutine[Any, Any, OutputT]],
     ) -> None: ...
     @overload
-    def __init__(self, task: Task[P, O], function: Callable[[P], O]) -> None: ...
+    def __init__(
+        self, task: Task[PayloadT, OutputT], function: Callable[[PayloadT], OutputT]
+    ) -> None: ...
     def __init__(self, task: AnyTask, function: Callable[[Any], Any]) -> None:
         if not isinstance(task, Task):
             raise TypeError(f"a Task is meant, not {task!r}")
-        self.task: Final[Task[P, O]] = task
+        self.task: Final[Task[PayloadT, OutputT]] = task
         self._function: Final = function
         # Also an object with an async __call__, and what functools.partial makes of either.
         called = getattr(inspect.unwrap(_inner(function)), "__call__", None)  # noqa: B004
@@ -43,14 +45,14 @@ class Work(Generic[P, O]):
         ) or inspect.iscoroutinefunction(called)
         functools.update_wrapper(self, function, updated=())
 
-    def __call__(self, payload: P) -> Any:
+    def __call__(self, payload: PayloadT) -> Any:
         """What the function returns for the payload; an awaitable, if it is async."""
         return self._function(payload)
 
     def __repr__(self) -> str:
         return f"Work({self.task.name!r})"
 
-    async def execute(self, payload: P) -> O:
+    async def execute(self, payload: PayloadT) -> OutputT:
         """What the function gives for the payload, be it async or not.
 
         A thread cannot be cancelled: it is waited for, until this is cancelled again.
@@ -63,11 +65,11 @@ class Work(Generic[P, O]):
         if isinstance(result, Awaitable):
             # Also of a function that is not async itself: a lambda around one that is.
             result = await result
-        return cast(O, result)
+        return cast(OutputT, result)
 
 
 @overload
-def executes(task: Task[P, O]) -> _Executes[P, O]: ...
+def executes(task: Task[PayloadT, OutputT]) -> _Executes[PayloadT, OutputT]: ...
 @overload
 def executes(task: str) -> _Executes[Any, Any]: ...
 def executes(task: AnyTask | str) -> _Executes[Any, Any]:
@@ -75,15 +77,17 @@ def executes(task: AnyTask | str) -> _Executes[Any, Any]:
     return _Executes(Task(task) if isinstance(task, str) else task)
 
 
-class _Executes(Generic[P, O]):
-    def __init__(self, task: Task[P, O]) -> None:
+class _Executes(Generic[PayloadT, OutputT]):
+    def __init__(self, task: Task[PayloadT, OutputT]) -> None:
         self._task = task
 
     @overload
-    def __call__(self, function: Callable[[P], Coroutine[Any, Any, O]]) -> Work[P, O]: ...
+    def __call__(
+        self, function: Callable[[PayloadT], Coroutine[Any, Any, OutputT]]
+    ) -> Work[PayloadT, OutputT]: ...
     @overload
-    def __call__(self, function: Callable[[P], O]) -> Work[P, O]: ...
-    def __call__(self, function: Callable[[P], Any]) -> Work[P, O]:
+    def __call__(self, function: Callable[[PayloadT], OutputT]) -> Work[PayloadT, OutputT]: ...
+    def __call__(self, function: Callable[[PayloadT], Any]) -> Work[PayloadT, OutputT]:
         return Work(self._task, function)
 
 
@@ -93,7 +97,7 @@ def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-async def in_a_thread(function: Callable[[P], ResultT], payload: P) -> ResultT:
+async def in_a_thread(function: Callable[[PayloadT], ResultT], payload: PayloadT) -> ResultT:
     """What the function returns, called in a thread that does not keep the program from ending.
 
     Cancelled, it still waits for the thread, since nothing can stop that; cancelled again,
@@ -123,4 +127,4 @@ async def in_a_thread(function: Callable[[P], ResultT], payload: P) -> ResultT:
     (result, error), *_ = outcome
     if error is not None:
         raise error
-    return result  # type: ignore[return-value]
+    return cast(ResultT, result)
