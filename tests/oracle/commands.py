@@ -90,7 +90,7 @@ class Commands:
             )
         if what < 0.45:
             return ClaimRun(project=project, run_id=run.id, worker="w", lease_s=1_000)
-        return self._update(chance, run)
+        return self.update(chance, run)
 
     def _trespass(self, chance: random.Random, project: str, other: str) -> Command:
         """Names what is another project's: to be refused."""
@@ -113,7 +113,7 @@ class Commands:
                 return DeleteRun(project=project, run_id=run.id)
             case "tag":
                 return UpdateRun(project=project, run_id=run.id, add_tags=("a",))
-        return msgspec.structs.replace(self._update(chance, run), project=project)
+        return msgspec.structs.replace(self.update(chance, run), project=project)
 
     def _create(self, chance: random.Random, project: str, runs: Sequence[Run]) -> CreateRun:
         batches = self._known.open_batches(project)
@@ -134,7 +134,8 @@ class Commands:
             ),
         )
 
-    def _update(self, chance: random.Random, run: Run) -> UpdateRun:
+    def update(self, chance: random.Random, run: Run) -> UpdateRun:
+        """One of a run as it stands."""
         what = chance.random()
         if what < 0.3:
             tag = chance.choice(TAGS)

@@ -35,9 +35,9 @@ class Gateway:
             flight.begin.set()
             flight.end.set()
 
-    async def land(self, chance: random.Random) -> None:
-        """All its reads that wait are made."""
-        for flight in list(self.gated.flights):
+    async def land(self, chance: random.Random, what: str | None = None) -> None:
+        """All its reads that wait are made, or all of one kind."""
+        for flight in [each for each in self.gated.flights if what in {None, each.what}]:
             flight.begin.set()
             await flight.done.wait()
             flight.end.set()

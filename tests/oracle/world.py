@@ -117,6 +117,12 @@ class World:
         """All clients that ask for anything."""
         return self.clients + [each for each in self.alike if each.live_streams or each.connection]
 
+    def gateway_of(self, client: Client) -> Gateway | None:
+        """The one that the client is connected to."""
+        if client.connection is None:
+            return None
+        return next(each for each in self.gateways if each.hub is client.hub)
+
     async def _define_job(self, project: str) -> str:
         # Of the same names in each project.
         definitions = self.place.stores[0].definitions

@@ -10,13 +10,14 @@ from tests.oracle.actions import (
     gateways,
     hints,
     reads,
+    scenes,
     subscriptions,
     tokens,
     writers,
 )
 from tests.oracle.actions.action import Action
 
-# In this order a seed chooses among them: what is new belongs to the end.
+# In this order a seed chooses among them.
 ACTIONS: Final[dict[str, tuple[int, Action]]] = {
     **writers.ACTIONS,
     **hints.ACTIONS,
@@ -26,4 +27,5 @@ ACTIONS: Final[dict[str, tuple[int, Action]]] = {
     **connections.ACTIONS,
     **subscriptions.ACTIONS,
     **tokens.ACTIONS,
+    **scenes.ACTIONS,
 }

@@ -56,10 +56,10 @@ async def connect_amid(world: World, chance: random.Random) -> None:
 async def lose_while_owed(world: World, chance: random.Random) -> None:
     """A client reads nothing for a while, and is lost in the midst of what it is owed."""
     client = any_client(world, chance, connected=True)
-    if client.connection is None or client.hub is None:
+    gateway = world.gateway_of(client)
+    if client.connection is None or gateway is None:
         return
     client.lags, client.outlet.writable = True, False
-    gateway = next(each for each in world.gateways if each.hub is client.hub)
     for _ in range(chance.randint(2, 4)):
         await write(world, chance)
         while gateway.broker.waiting:

@@ -293,7 +293,7 @@ RULES: Final[dict[str, Rule]] = {
     "log-after-pages": Rule(
         "After a snapshot of several pages the log is read from the first one's horizon.",
         (Edit(FROM_SNAPSHOT, "if page.horizon is not first:", "if False:"),),
-        often=("write", "deliver"),
+        often=("subscribe_over_pages",),
     ),
     "replay-bound-by-its-first-page": Rule(
         "A replay goes live at the horizon of its first page.",
@@ -382,7 +382,7 @@ RULES: Final[dict[str, Rule]] = {
                 "            return\n",
             ),
         ),
-        often=("write", "lose", "subscribe"),
+        often=("complete_batch",),
     ),
     "end-after-the-tail-job-run": Rule(
         "A job run's `end` goes out after the rows of a statement that began after it was final.",
@@ -445,7 +445,7 @@ RULES: Final[dict[str, Rule]] = {
                 "        self.mailbox.clear()\n        self.perform(self.session.close(CloseCode.SLOW",
             ),
         ),
-        often=("lose_while_owed", "subscribe", "connect"),
+        often=("overwhelm",),
     ),
     "epoch": Rule(
         "A cursor of another epoch is not continued.",
