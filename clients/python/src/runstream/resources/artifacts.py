@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import msgspec
 
 from runstream.http import Content, Http, part, read
 from runstream.resources.models import Artifact
-
-
-class _Artifacts(msgspec.Struct):
-    data: list[Artifact]
-    next: Any = None
+from runstream.resources.paging import Page
 
 
 class Artifacts:
@@ -45,7 +38,7 @@ class Artifacts:
     async def list(self, run_id: str) -> Sequence[Artifact]:
         """The run's artifacts, less their bytes."""
         path = f"/v1/runs/{part(run_id)}/artifacts"
-        return (await self._http.call(_Artifacts, "GET", path)).data
+        return (await self._http.call(Page[Artifact], "GET", path)).data
 
     async def get(self, artifact_id: str) -> Artifact:
         """What is known of the artifact, less its bytes."""

@@ -12,17 +12,7 @@ from runstream.commands import given, name_of, strings
 from runstream.http import Http, part
 from runstream.models import AnyRun, AnyTask
 from runstream.resources.models import Job, JobRun, JobRunStatus, PlannedRun, Timeline, Workflow
-from runstream.resources.paging import Listing, Page
-
-
-class _Workflows(msgspec.Struct):
-    data: list[Workflow]
-    next: str | None = None
-
-
-class _Jobs(msgspec.Struct):
-    data: list[Job]
-    next: str | None = None
+from runstream.resources.paging import Listing, Page, listing
 
 
 class _JobRun(msgspec.Struct, rename="camel"):
@@ -43,11 +33,6 @@ class _JobRun(msgspec.Struct, rename="camel"):
         for name in ("created_at", "started_at", "finished_at"):
             fields[name] = _time(fields[name])
         return JobRun(**fields)
-
-
-class _JobRuns(msgspec.Struct):
-    data: list[_JobRun]
-    next: str | None = None
 
 
 class _WorkflowRuns(msgspec.Struct, rename="camel"):
@@ -95,13 +80,7 @@ class Workflows:
 
     def list(self, *, limit: int | None = None, after: str | None = None) -> Listing[Workflow]:
         """All workflows."""
-
-        async def fetch(place: str | None) -> Page[Workflow]:
-            query = given(limit=limit, after=place)
-            page = await self._http.call(_Workflows, "GET", "/v1/workflows", query=query)
-            return Page(page.data, page.next)
-
-        return Listing(fetch, after)
+        return listing(self._http, Page[Workflow], "/v1/workflows", limit=limit, after=after)
 
     async def replace(
         self,
@@ -159,13 +138,7 @@ class Jobs:
 
     def list(self, *, limit: int | None = None, after: str | None = None) -> Listing[Job]:
         """All jobs."""
-
-        async def fetch(place: str | None) -> Page[Job]:
-            query = given(limit=limit, after=place)
-            page = await self._http.call(_Jobs, "GET", "/v1/jobs", query=query)
-            return Page(page.data, page.next)
-
-        return Listing(fetch, after)
+        return listing(self._http, Page[Job], "/v1/jobs", limit=limit, after=after)
 
     async def replace(
         self,
@@ -233,7 +206,7 @@ class JobRuns:
 
         async def fetch(place: str | None) -> Page[JobRun]:
             query = given(status=several, jobId=job_id, limit=limit, after=place)
-            page = await self._http.call(_JobRuns, "GET", "/v1/job-runs", query=query)
+            page = await self._http.call(Page[_JobRun], "GET", "/v1/job-runs", query=query)
             return Page([one.made() for one in page.data], page.next)
 
         return Listing(fetch, after)

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from runstream.commands import given
+from runstream.http import Http
+
 T = TypeVar("T")
 
 
@@ -43,3 +46,14 @@ class Listing(Generic[T]):
             if page.next is None:
                 return
             after = page.next
+
+
+def listing(
+    http: Http, kind: type[Page[T]], path: str, *, limit: int | None, after: str | None
+) -> Listing[T]:
+    """What is at this path, in pages of this kind."""
+
+    async def fetch(place: str | None) -> Page[T]:
+        return await http.call(kind, "GET", path, query=given(limit=limit, after=place))
+
+    return Listing(fetch, after)

@@ -64,16 +64,6 @@ class ListOptions(TypedDict, total=False):
     """Where the list goes on: a page's `next`."""
 
 
-class _RunsPage(msgspec.Struct):
-    data: list[AnyRun]
-    next: str | None = None
-
-
-class _HistoryPage(msgspec.Struct):
-    data: list[HistoryEntry]
-    next: int | None = None
-
-
 class _Claimed(msgspec.Struct):
     run: AnyRun | None = None
 
@@ -181,7 +171,7 @@ class Runs:
 
         async def fetch(after: str | None) -> Page[AnyRun]:
             page = await self._http.call(
-                _RunsPage, "GET", "/v1/runs", query={**query, "after": after}
+                Page[AnyRun], "GET", "/v1/runs", query={**query, "after": after}
             )
             return Page([typed(run, types) for run in page.data], page.next)
 
@@ -329,8 +319,8 @@ class Runs:
 
         async def fetch(after: int | None) -> Page[HistoryEntry]:
             query = given(afterVersion=after, limit=limit)
-            page = await self._http.call(_HistoryPage, "GET", _path(run_id, "changes"), query=query)
-            return Page(page.data, page.next)
+            path = _path(run_id, "changes")
+            return await self._http.call(Page[HistoryEntry], "GET", path, query=query)
 
         return Listing(fetch, after_version)
 

@@ -5,22 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from runstream.commands import UNSET, given, strings
 from runstream.http import Http, part
 from runstream.resources.models import Delivery, Webhook
-from runstream.resources.paging import Listing, Page
-
-
-class _Webhooks(msgspec.Struct):
-    data: list[Webhook]
-    next: Any = None
-
-
-class _Deliveries(msgspec.Struct):
-    data: list[dict[str, Any]]
-    next: Any = None
+from runstream.resources.paging import Listing, Page, listing
 
 
 class Webhooks:
@@ -55,13 +43,7 @@ class Webhooks:
 
     def list(self, *, limit: int | None = None, after: str | None = None) -> Listing[Webhook]:
         """All webhooks."""
-
-        async def fetch(place: str | None) -> Page[Webhook]:
-            query = given(limit=limit, after=place)
-            page = await self._http.call(_Webhooks, "GET", "/v1/webhooks", query=query)
-            return Page(page.data, page.next)
-
-        return Listing(fetch, after)
+        return listing(self._http, Page[Webhook], "/v1/webhooks", limit=limit, after=after)
 
     async def update(
         self,
@@ -94,7 +76,7 @@ class Webhooks:
         async def fetch(place: str | None) -> Page[Delivery]:
             query = given(limit=limit, after=place)
             page = await self._http.call(
-                _Deliveries, "GET", _path(webhook_id, "deliveries"), query=query
+                Page[dict[str, Any]], "GET", _path(webhook_id, "deliveries"), query=query
             )
             return Page([_delivery(one) for one in page.data], page.next)
 
