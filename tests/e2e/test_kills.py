@@ -51,7 +51,7 @@ def server(
 async def test_a_job_run_on_sqlite_ends_as_it_should_wherever_one_is_killed(
     server: StoppingServer, kill: Kill
 ) -> None:
-    """Taken out: the answers that are kept under a key; there were two job runs.
+    """Taken out: the key of a command; there were two job runs.
 
     The end of a try's claim; what the killed server had been sending was never sent.
     """
