@@ -29,6 +29,9 @@ GOOD_S: Final = 20.0
 """So long a good client waits at most, on a machine that does much else."""
 SETTLE_S: Final = 60.0
 READ_BYTES: Final = 262_144
+WARM_TALKS: Final = 8_000
+"""So many come before the first look: the collector has come by several times then, and what fills
+once is full."""
 GROWN_MB: Final = 8.0
 """By so much more memory than after its first tenth it may hold, both at rest: up to 50,000 objects
 that only the collector finds wait for it (`realtime.serve.calm_gc`), about 6 MB of them; the
@@ -240,7 +243,7 @@ async def main_(minutes: float, seed: int, postgres: bool) -> None:
         )
         begun = await asyncio.to_thread(Holdings.of, server)
         fuzz = Fuzz(server.port, seed)
-        number = await _part(fuzz, server, 0, minutes * 6)
+        number = await _part(fuzz, server, 0, minutes * 6, WARM_TALKS)
         before = await _rested(server, begun, "before")
         for _ in range(9):
             number = await _part(fuzz, server, number, minutes * 6)
@@ -253,10 +256,10 @@ async def main_(minutes: float, seed: int, postgres: bool) -> None:
             raise Found(f"it ended with {code}")
 
 
-async def _part(fuzz: Fuzz, server: Server, number: int, seconds: float) -> int:
-    """Fuzzes for so long, from that number on; the number after the last."""
+async def _part(fuzz: Fuzz, server: Server, number: int, seconds: float, least: int = 0) -> int:
+    """Fuzzes for so long and up to so many talks, from that number on; the number after the last."""
     until = time.monotonic() + seconds
-    number = await fuzzed(fuzz, number, lambda _: time.monotonic() < until)
+    number = await fuzzed(fuzz, number, lambda n: n < least or time.monotonic() < until)
     now = await asyncio.to_thread(Holdings.of, server)
     log = server.log(most=50_000_000)
     click.echo(
