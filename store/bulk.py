@@ -71,6 +71,23 @@ def among(
     return column.in_(sorted(values))
 
 
+def keyed(dialect: str, column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+    """As `among`, for a statement that is kept: the values are given by `keys` as it is executed.
+
+    To build a statement of many columns takes longer than the database does to answer it.
+    """
+    if dialect == "postgresql":
+        return column == sa.any_(sa.bindparam("keys", type_=postgresql.ARRAY(sa.Text)))
+    name = f"{column.table.name}.{column.name}"
+    return sa.text(f"{name} IN (SELECT value FROM json_each(:keys))")  # type: ignore[return-value]
+
+
+def keys(dialect: str, values: Iterable[str]) -> dict[str, Any]:
+    """The parameter of a statement with `keyed`."""
+    some = sorted(values)
+    return {"keys": some if dialect == "postgresql" else _encode(some).decode()}
+
+
 @lru_cache(64)
 def _among_keys(column: sa.Column[Any]) -> sa.TextClause:
     name = f"{column.table.name}.{column.name}"

@@ -71,6 +71,8 @@ _STEP: Final = (
     "finished_at",
     "executing_since",
     "duration_ms",
+    "worker",
+    "lease_s",
 )
 """What an update writes where one of it differs: most of it moves with the status."""
 

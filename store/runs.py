@@ -39,6 +39,7 @@ from store.timers import Timers
 from store.webhooks import AddressPolicy, Webhooks
 from store.writer import Writer
 from store.writer.staged import Outcomes
+from store.writer.wishes import Wishes
 
 KEY_CHARS = 512
 """How long an `Idempotency-Key` may be."""
@@ -65,6 +66,7 @@ class RunStore:
         self.database = database
         self.broker = broker
         self.limits = limits
+        wishes = Wishes()
         self._writer = Writer(
             database,
             limits,
@@ -72,6 +74,7 @@ class RunStore:
             in_flight=1 if database.dialect == "sqlite" else 2,
             committed=committed,
             make_room=lambda: self.housekeeping.prepare(),
+            wishes=wishes,
         )
         self.timers = Timers(database, self._writer.submit)
         self.housekeeping = Housekeeping(database, self._writer.submit, retention)
@@ -81,7 +84,7 @@ class RunStore:
         self.artifacts = Artifacts(
             database, Blobs(blobs or _folder_beside(database)), size_max=artifact_bytes
         )
-        self.claims = Claims(database, self._writer.carry_out, self._writer.submit, limits)
+        self.claims = Claims(database, wishes)
 
     @classmethod
     async def open(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,11 +33,16 @@ PLANNED = tuple(
 
 def snapshots(connection: Connection, job_run_ids: Iterable[str]) -> dict[str, Snapshot]:
     """What the job runs execute, by id; those that are not there are left out."""
-    wanted = bulk.among(connection, job_runs.c.run_id, job_run_ids)
-    rows = connection.execute(sa.select(job_runs).where(wanted))
+    dialect = connection.dialect.name
     return {
-        row.run_id: Snapshot(row.config, msgspec.convert(row.plan, Plan)) for row in rows
-    }  # fmt: skip
+        row.run_id: Snapshot(row.config, msgspec.convert(row.plan, Plan))
+        for row in connection.execute(_snapshots(dialect), bulk.keys(dialect, job_run_ids))
+    }
+
+
+@lru_cache
+def _snapshots(dialect: str) -> sa.Select[Any]:
+    return sa.select(job_runs).where(bulk.keyed(dialect, job_runs.c.run_id))
 
 
 def ordered(
@@ -56,16 +62,9 @@ def ordered(
     if current:
         steps: dict[tuple[str, str], list[PlannedStep]] = {}
         configs: dict[tuple[str, str], Any] = {}
-        # In one statement: between two the job might change, and a workflow be deleted.
-        whole = (
-            sa.select(jobs.c.id.label("job_id"), jobs.c.project, jobs.c.config,
-                      job_workflows.c.workflow_id, *PLANNED)
-            .join(job_workflows, job_workflows.c.job_id == jobs.c.id)
-            .join(workflows, workflows.c.id == job_workflows.c.workflow_id)
-            .where(bulk.among(connection, jobs.c.id, {order.job_id for _, order in current}))
-            .order_by(jobs.c.id, job_workflows.c.position)
-        )  # fmt: skip
-        for row in connection.execute(whole):
+        dialect = connection.dialect.name
+        asked = bulk.keys(dialect, {order.job_id for _, order in current})
+        for row in connection.execute(_orders(dialect), asked):
             at = (row.project, row.job_id)
             configs[at] = row.config
             steps.setdefault(at, []).append(_planned(row))
@@ -74,6 +73,19 @@ def ordered(
             if at in steps:
                 found[project, order] = Snapshot(configs[at], tuple(steps[at]))
     return found
+
+
+@lru_cache
+def _orders(dialect: str) -> sa.Select[Any]:
+    # In one statement: between two the job might change, and a workflow be deleted.
+    return (
+        sa.select(jobs.c.id.label("job_id"), jobs.c.project, jobs.c.config,
+                  job_workflows.c.workflow_id, *PLANNED)
+        .join(job_workflows, job_workflows.c.job_id == jobs.c.id)
+        .join(workflows, workflows.c.id == job_workflows.c.workflow_id)
+        .where(bulk.keyed(dialect, jobs.c.id))
+        .order_by(jobs.c.id, job_workflows.c.position)
+    )  # fmt: skip
 
 
 def step_ids(connection: Connection, job_run_ids: Iterable[str]) -> dict[str, list[str]]:

@@ -17,17 +17,20 @@ from store.commands import (
     Command,
     CreateBatch,
     CreateRun,
+    FireTimer,
     Limits,
     SealBatch,
     Submission,
+    UpdateRun,
 )
 from store.engine import Database
 from store.errors import OutcomeUnknown, StoreError, Unavailable
-from store.model import Change
+from store.model import Change, Run, RunStatus
 from store.tables import changes
 from store.writer.group import Committed, run_group
 from store.writer.held import Overtaken
 from store.writer.staged import Outcomes
+from store.writer.wishes import Wish, Wishes
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,9 @@ TRIES: Final = 4
 
 _IN_THE_WAY: Final = frozenset({"40001", "40P01", "55P03"})
 """PostgreSQL: a serialization failure, a deadlock, a lock that was not had in time."""
+
+_QUEUES: Final = frozenset({RunStatus.QUEUED, RunStatus.COMPLETED})
+"""The statuses that lead to a queued run: its own, or the next step's."""
 
 
 class _Waiting:
@@ -77,6 +83,15 @@ def _row(command: Command) -> object:
     return command.run_id
 
 
+def _may_queue(one: _Waiting) -> bool:
+    """Whether a run may wait for a worker after the submission that did not before."""
+    return any(
+        isinstance(command, CreateRun | FireTimer)
+        or (isinstance(command, UpdateRun) and command.status in _QUEUES)
+        for command in one.submission.commands
+    )
+
+
 class Writer:
     """The one way into the database for commands, in this process.
 
@@ -93,8 +108,10 @@ class Writer:
         in_flight: int = 1,
         committed: Callable[[int, float], None] = lambda _changes, _seconds: None,
         make_room: Callable[[], Awaitable[None]] | None = None,
+        wishes: Wishes | None = None,
     ) -> None:
-        """`make_room` makes the log ready for the present day, where it is not."""
+        """`make_room` makes the log ready for the present day, where it is not; `wishes` are taken
+        along by the groups."""
         self._make_room = make_room
         self._database = database
         self._limits = limits
@@ -105,7 +122,8 @@ class Writer:
         self._waiting = 0
         self._busy: set[object] = set()
         self._groups: set[asyncio.Task[None]] = set()
-        self._groups_beside: set[asyncio.Task[Committed]] = set()
+        self._wishes = Wishes() if wishes is None else wishes
+        self._wishes.begin = self._start_groups
         self._closed = False
 
     async def submit(self, submission: Submission) -> Outcomes:
@@ -128,15 +146,16 @@ class Writer:
     async def close(self) -> None:
         """Takes no more, and returns when all that was taken is committed."""
         self._closed = True
-        while self._groups or self._groups_beside:
-            await asyncio.wait([*self._groups, *self._groups_beside])
+        while self._groups:
+            await asyncio.wait(self._groups)
 
     def _start_groups(self) -> None:
-        while self._queue and len(self._groups) < self._in_flight:
+        while len(self._groups) < self._in_flight:
             group = self._take()
-            if not group:
+            wishes = self._wishes.take(waiting=any(map(_may_queue, group)))
+            if not group and not wishes:
                 return
-            task = asyncio.get_running_loop().create_task(self._run(group))
+            task = asyncio.get_running_loop().create_task(self._run(group, wishes))
             self._groups.add(task)
             task.add_done_callback(self._ended)
 
@@ -175,20 +194,21 @@ class Writer:
             self._busy |= one.keys
         return group
 
-    async def _run(self, group: list[_Waiting]) -> None:
+    async def _run(self, group: list[_Waiting], wishes: list[Wish]) -> None:
         try:
-            await self._commit(group)
+            await self._commit(group, wishes)
         except Exception as error:
             for one in group:
                 if not one.future.done():
                     one.future.set_exception(error)
+            self._wishes.fail([wish for wish in wishes if wish.riding], error)
         finally:
             for one in group:
                 self._busy -= one.keys
 
-    async def _commit(self, group: list[_Waiting]) -> None:
+    async def _commit(self, group: list[_Waiting], wishes: list[Wish]) -> None:
         try:
-            committed = await self._transact(self._work(group))
+            committed = await self._transact(self._work(group, wishes))
         except (Unavailable, OutcomeUnknown):
             raise
         except Exception as error:
@@ -199,13 +219,26 @@ class Writer:
             # one by one, so that only the guilty one fails.
             for one in group:
                 await self._commit_alone(one)
+            if wishes:
+                await self._look_alone(wishes)
         else:
-            self._answer(group, committed)
+            self._answer(group, committed, wishes)
+
+    async def _look_alone(self, wishes: list[Wish]) -> None:
+        try:
+            committed = await self._transact(self._work([], wishes))
+        except (Unavailable, OutcomeUnknown):
+            raise
+        except Exception as error:
+            if _is_in_the_way(error):
+                raise Unavailable(f"others were in the way: {error}") from error
+            raise
+        self._answer([], committed, wishes)
 
     async def _commit_alone(self, one: _Waiting) -> None:
         for tries_left in reversed(range(TRIES)):
             try:
-                committed = await self._transact(self._work([one]))
+                committed = await self._transact(self._work([one], []))
             except (Unavailable, OutcomeUnknown):
                 # The rest of the group would only wait for the same, one after the other.
                 raise
@@ -220,33 +253,13 @@ class Writer:
                 self._answer([one], committed)
                 return
 
-    async def carry_out(self, work: Callable[[Connection], Committed]) -> Committed:
-        """What the work returns, once its transaction is committed and its hints are published.
-
-        For commands that find the runs they are about themselves; run beside the groups. Raises
-        as `submit` does; who was in others' way is told so at once, by Unavailable.
-        """
-        if self._closed:
-            raise Unavailable("the server is stopping")
-        task = asyncio.get_running_loop().create_task(self._carry_out(work))
-        self._groups_beside.add(task)
-        task.add_done_callback(self._groups_beside.discard)
-        # Whoever is cancelled meanwhile does not take along what is being committed.
-        return await asyncio.shield(task)
-
-    async def _carry_out(self, work: Callable[[Connection], Committed]) -> Committed:
-        try:
-            committed = await self._transact(work)
-        except Exception as error:
-            if _is_in_the_way(error):
-                raise Unavailable(f"others were in the way: {error}") from error
-            raise
-        self._answer([], committed)
-        return committed
-
-    def _work(self, group: list[_Waiting]) -> Callable[[Connection], Committed]:
+    def _work(
+        self, group: list[_Waiting], wishes: list[Wish]
+    ) -> Callable[[Connection], Committed]:  # fmt: skip
         submissions = [one.submission for one in group]
-        return lambda connection: run_group(connection, submissions, self._limits)
+        if not wishes:
+            return lambda connection: run_group(connection, submissions, self._limits)
+        return lambda connection: run_group(connection, submissions, self._limits, wishes)
 
     async def _transact(self, work: Callable[[Connection], Committed]) -> Committed:
         """One transaction; when this returns it is committed, and when it raises it is not."""
@@ -270,7 +283,9 @@ class Writer:
             log.exception("a commit could not be counted")
         return committed
 
-    def _answer(self, group: list[_Waiting], committed: Committed) -> None:
+    def _answer(
+        self, group: list[_Waiting], committed: Committed, wishes: Sequence[Wish] = ()
+    ) -> None:
         # Hints first: a caller may act on its answer at once, and what it does then
         # comes after.
         if committed.hints:
@@ -286,6 +301,20 @@ class Writer:
                 one.future.set_exception(outcome)
             else:
                 one.future.set_result(outcome)
+        for run in self._wishes.back(wishes, committed.tried):
+            self._give_back(run)
+
+    def _give_back(self, run: Run) -> None:
+        """Queues a run again whose claimer is gone: before its lease would have run out."""
+        steps = tuple(
+            UpdateRun(project=run.project, run_id=run.id, status=to, if_attempt=run.attempt)
+            for to in (RunStatus.REATTEMPTING, RunStatus.QUEUED)
+        )
+        future: asyncio.Future[Outcomes] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_given_back)
+        submission = Submission(project=run.project, commands=steps, atomic=True)
+        self._queue.append(_Waiting(submission, future))
+        self._waiting += len(steps)
 
     async def _after_a_lost_commit(
         self, transaction: _Transaction, error: OutcomeUnknown
@@ -323,6 +352,12 @@ class Writer:
                 return outcome
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, 0.5)
+
+
+def _given_back(outcomes: asyncio.Future[Outcomes]) -> None:
+    error = None if outcomes.cancelled() else outcomes.exception()
+    if error is not None:
+        log.info("a claimed run waits for its lease to run out: %s", error)
 
 
 class _Transaction:

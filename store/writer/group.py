@@ -10,7 +10,6 @@ import msgspec
 from msgspec import UNSET
 from sqlalchemy.engine import Connection
 
-from store import answers as answer_codec
 from store import changes
 from store.broker import Hint
 from store.commands import (
@@ -45,7 +44,9 @@ from store.jobs import following
 from store.lifecycle import is_final
 from store.model import Change, ChangeKind, Facet, JobRun, Plan, Run, RunStatus, new_id
 from store.writer.held import BatchRow, Held, Overtaken, RunKey, TokenUse, has_key, key_of
+from store.writer.picking import pick
 from store.writer.staged import Outcomes, Staged
+from store.writer.wishes import NOTHING, Tried, Wish
 
 
 class Committed(NamedTuple):
@@ -56,20 +57,84 @@ class Committed(NamedTuple):
     hints: list[Hint]
     xid: int
     """The transaction's id in the log."""
+    tried: Sequence[Tried | StoreError] = ()
+    """For each wish what was found for it."""
 
 
 def run_group(
-    connection: Connection, submissions: Sequence[Submission], limits: Limits
+    connection: Connection,
+    submissions: Sequence[Submission],
+    limits: Limits,
+    wishes: Sequence[Wish] = (),
 ) -> Committed:
-    """Carries the submissions out in the connection's transaction."""
+    """Carries the submissions out in the connection's transaction, and then claims runs for the
+    wishes: of those that waited before, or that the group has queued."""
     held = Held(connection, submissions)
-    moment = changes.begin(connection, held.creates)
     staged = Staged(connection, held)
-    group = _Group(held, staged, moment, limits)
-    outcomes = [group.carry_out(submission) for submission in submissions]
-    staged.write()
-    staged.keep_answers(submissions, outcomes)
-    return Committed(outcomes, staged.hints, moment.xid)
+    group: _Group | None = None
+    outcomes: list[Outcomes | StoreError] = []
+    if submissions:
+        moment = changes.begin(connection, held.creates)
+        group = _Group(held, staged, moment, limits)
+        outcomes = [group.carry_out(submission) for submission in submissions]
+    tried: dict[Wish, Tried | StoreError] = {}
+    claims: dict[Wish, Submission] = {}
+    if wishes:
+        fresh = _without_answer(held, submissions, wishes, tried)
+        picked = pick(connection, staged, fresh)
+        claims = {wish: wish.submission(id) for wish, id in picked.run_ids.items()}
+        tried |= {wish: Tried(None, again=True) for wish in picked.held}
+    if claims:
+        held.claim_answers(claims.values())
+        if group is None:
+            group = _Group(held, staged, changes.begin(connection, 0), limits)
+        claimed = [group.carry_out(claim) for claim in claims.values()]
+        tried |= {wish: _tried(one) for wish, one in zip(claims, claimed, strict=True)}
+        submissions = [*submissions, *claims.values()]
+        outcomes = [*outcomes, *claimed]
+    if group is not None:
+        staged.write()
+        staged.keep_answers(submissions, outcomes)
+    return Committed(
+        outcomes,
+        staged.hints,
+        0 if group is None else group.xid,
+        [tried.get(wish, NOTHING) for wish in wishes],
+    )
+
+
+def _without_answer(
+    held: Held,
+    submissions: Sequence[Submission],
+    wishes: Sequence[Wish],
+    tried: dict[Wish, Tried | StoreError],
+) -> list[Wish]:
+    """The wishes whose idempotency key has no answer yet; of the others that is what was tried."""
+    held.read_answers(wish.key for wish in wishes if wish.key is not None and wish.looks)
+    taken = {(one.project, one.key) for one in submissions if one.key is not None}
+    fresh = []
+    for wish in wishes:
+        key = None if wish.key is None else (wish.key.project, wish.key.key)
+        known = None if key is None else held.known(wish.submission(""))
+        if known is not None:
+            tried[wish] = _tried(known)
+        elif key in taken:
+            # The other's answer is this one's too, and exists only once it is committed.
+            tried[wish] = Tried(None, again=True)
+        else:
+            fresh.append(wish)
+            if key is not None:
+                taken.add(key)
+    return fresh
+
+
+def _tried(outcomes: Outcomes | StoreError) -> Tried | StoreError:
+    outcome = outcomes if isinstance(outcomes, StoreError) else outcomes[0]
+    if isinstance(outcome, Done):
+        return Tried(outcome.run)
+    if isinstance(outcome, IdempotencyKeyReused):
+        return outcome
+    return Tried(None, again=True)
 
 
 class _Group:
@@ -85,15 +150,16 @@ class _Group:
         """The steps that were begun in this group, by job run."""
         self._staged = staged
 
+    @property
+    def xid(self) -> int:
+        """The transaction's id in the log."""
+        return self._moment.xid
+
     def carry_out(self, submission: Submission) -> Outcomes | StoreError:
         """Applies one submission's commands to the runs as they stand in this group."""
-        if submission.key is not None:
-            known = self._held.answers.get((submission.project, submission.key))
-            if known is not None:
-                fingerprint, outcomes = known
-                if fingerprint != submission.fingerprint:
-                    return IdempotencyKeyReused(submission.key)
-                return answer_codec.decode(outcomes)
+        known = self._held.known(submission)
+        if known is not None:
+            return known
         if not submission.atomic:
             return [self._attempt(command) for command in submission.commands]
         undo, changes = len(self._undo), len(self._staged.changes)
@@ -237,6 +303,8 @@ class _Group:
         if step.workflow_id is None or step.status == before.status:
             return
         job_run = self._staged.runs.get(step.parent_run_id or "")
+        if job_run is None and step.status == RunStatus.EXECUTING and step.position:
+            return  # it has begun with its first step, and needs no lock for the others
         if job_run is None:
             raise Overtaken  # the step was made after its kin had been looked for
         snapshot = self._held.snapshots.get(job_run.id) or self._staged.job_runs.get(job_run.id)

@@ -7,8 +7,9 @@ never changes of a run (its parent, root, batch) is read before and needs no loc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,12 +17,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from store.bulk import among
+from store import answers as answer_codec
+from store import bulk
 from store.commands import (
     ClaimRun,
     Command,
     CreateRun,
     DeleteRun,
+    Done,
     FireTimer,
     JobOrder,
     MetadataTarget,
@@ -31,8 +34,10 @@ from store.commands import (
     Timer,
     UpdateRun,
 )
+from store.errors import IdempotencyKeyReused, StoreError
 from store.jobs import rows as job_rows
 from store.model import Run, RunStatus
+from store.once import Key
 from store.rows import WHOLE, run_of
 from store.tables import answers, batches, heartbeats, idempotency_keys, runs, used_tokens
 
@@ -86,7 +91,8 @@ class Held:
 
     def __init__(self, connection: Connection, submissions: Sequence[Submission]) -> None:
         self._connection = connection
-        self._postgres = connection.dialect.name == "postgresql"
+        self._dialect = connection.dialect.name
+        self._postgres = self._dialect == "postgresql"
         self.answers: dict[tuple[str, str], tuple[str, str]] = {}
         """Fingerprint and outcomes of each idempotency key that was used before."""
         self.key_owner: dict[RunKey, str] = {}
@@ -113,7 +119,7 @@ class Held:
         """The steps of the job runs that may be canceled or deleted."""
 
         self._read_kin([command for one in submissions for command in one.commands])
-        self._claim_answers(submissions)
+        self.claim_answers(submissions)
         live = [
             command
             for one in submissions
@@ -144,17 +150,7 @@ class Held:
                     pass
         if not ids:
             return
-        kin = sa.select(
-            runs.c.id,
-            runs.c.project,
-            runs.c.parent_run_id,
-            runs.c.root_run_id,
-            runs.c.batch_id,
-            runs.c.depth,
-            runs.c.workflow_id,
-            runs.c.job_id,
-        ).where(among(self._connection, runs.c.id, ids))
-        for row in self._connection.execute(kin):
+        for row in self._connection.execute(_kin(self._dialect), bulk.keys(self._dialect, ids)):
             self.kin[row.id] = Kin(*row[1:])
         # Runs that this group means to make may be named by what comes after.
         for command in commands:
@@ -212,7 +208,32 @@ class Held:
         kin = self.kin.get(run_id)
         return None if kin is None or kin.workflow_id is None else kin.parent_run_id
 
-    def _claim_answers(self, submissions: Iterable[Submission]) -> None:
+    def known(self, submission: Submission) -> list[Done | StoreError] | StoreError | None:
+        """What a submission with an idempotency key that was used before is answered."""
+        if submission.key is None:
+            return None
+        found = self.answers.get((submission.project, submission.key))
+        if found is None:
+            return None
+        fingerprint, outcomes = found
+        if fingerprint != submission.fingerprint:
+            return IdempotencyKeyReused(submission.key)
+        return answer_codec.decode(outcomes)
+
+    def read_answers(self, keys: Iterable[Key]) -> None:
+        """Looks which of the keys were used before, and takes none."""
+        projects: dict[str, set[str]] = {}
+        for key in keys:
+            projects.setdefault(key.project, set()).add(key.key)
+        for project, some in projects.items():
+            named = sa.select(answers).where(
+                answers.c.project == project, bulk.among(self._connection, answers.c.key, some)
+            )
+            for row in self._connection.execute(named):
+                self.answers[row.project, row.key] = (row.fingerprint, row.outcomes)
+
+    def claim_answers(self, submissions: Iterable[Submission]) -> None:
+        """Takes the keys of the submissions, and reads the answers to those that are taken."""
         # The time is this process's: it decides only when the answer may be forgotten.
         now = datetime.now(UTC)
         wanted = {
@@ -379,12 +400,7 @@ class Held:
             ids.update(steps)
         if not ids:
             return
-        named = among(self._connection, runs.c.id, ids)
-        locked = sa.select(*WHOLE).where(named).order_by(runs.c.id)
-        if self._postgres:
-            locked = locked.with_for_update()
-        for row in self._connection.execute(locked):
-            run = run_of(row)
+        for run in lock_runs(self._connection, ids):
             self.runs[run.id] = run
         if self.steps and self._postgres:
             # Until its lock was had, a job run may have begun a step that was not read.
@@ -408,6 +424,29 @@ class Held:
         if command.target is MetadataTarget.PARENT:
             return kin.parent_run_id
         return kin.root_run_id or command.run_id
+
+
+def lock_runs(
+    connection: Connection, ids: Collection[str], *, skip_locked: bool = False
+) -> list[Run]:
+    """The runs that are there, locked in the order of their ids; or those that can be at once."""
+    if not ids:
+        return []
+    dialect = connection.dialect.name
+    found = connection.execute(_lock(dialect, skip_locked), bulk.keys(dialect, ids))
+    return [run_of(row) for row in found]
+
+
+@lru_cache
+def _lock(dialect: str, skip_locked: bool) -> sa.Select[Any]:
+    locked = sa.select(*WHOLE).where(bulk.keyed(dialect, runs.c.id)).order_by(runs.c.id)
+    return locked.with_for_update(skip_locked=skip_locked) if dialect == "postgresql" else locked
+
+
+@lru_cache
+def _kin(dialect: str) -> sa.Select[Any]:
+    columns = (runs.c[name] for name in Kin._fields)
+    return sa.select(runs.c.id, *columns).where(bulk.keyed(dialect, runs.c.id))
 
 
 def has_key(command: CreateRun) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 import sqlalchemy as sa
@@ -45,6 +46,16 @@ class Staged:
         """What the job runs that were made are to execute."""
         self.changes: list[Change] = []
         self.hints: list[Hint] = []
+
+    @property
+    def locked(self) -> Mapping[str, Run]:
+        """The locked runs as they were before the group."""
+        return self._held.runs
+
+    def hold(self, locked: Iterable[Run]) -> None:
+        """Takes in runs that were locked meanwhile."""
+        for run in locked:
+            self._held.runs[run.id] = self.runs[run.id] = run
 
     def write(self) -> None:
         """Writes the rows and the log, each kind in one statement."""
@@ -155,7 +166,8 @@ class Staged:
                 continue
             if run.executing_since == (None if before is None else before.executing_since):
                 continue
-            ended.append(id)
+            if before is not None and before.executing_since is not None:
+                ended.append(id)
             if run.executing_since is not None and clock is not None:
                 begun.append((id, run.project, due(run, clock), clock is Timer.LEASE))
         for id in self.deleted:
@@ -163,11 +175,8 @@ class Staged:
             if before is not None and beats(before) is not None:
                 ended.append(id)
         if ended:
-            self._connection.execute(
-                sa.delete(heartbeats).where(
-                    bulk.among(self._connection, heartbeats.c.run_id, ended)
-                )
-            )
+            dialect = self._connection.dialect.name
+            self._connection.execute(_delete_heartbeats(dialect), bulk.keys(dialect, ended))
         bulk.insert(self._connection, heartbeats, ("run_id", "project", "due_at", "leased"), begun)
 
     def _settle_keys(self) -> None:
@@ -292,6 +301,11 @@ class Staged:
                     result[i] = Done(
                         batch=batch_reads.read(self._connection, one.project, command.batch_id)
                     )
+
+
+@lru_cache
+def _delete_heartbeats(dialect: str) -> sa.Delete:
+    return sa.delete(heartbeats).where(bulk.keyed(dialect, heartbeats.c.run_id))
 
 
 def _due(run: Run) -> datetime | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,10 +16,13 @@ from store import RunStore
 from store.claims import Claims
 from store.commands import (
     ClaimRun,
+    Command,
     CreateRun,
     FireTimer,
+    JobOrder,
     Limits,
     NewRun,
+    Submission,
     Timer,
     UpdateRun,
     apply,
@@ -29,6 +32,8 @@ from store.lifecycle import due
 from store.model import Run, RunStatus, new_id
 from store.once import Key
 from store.tables import heartbeats
+from store.writer.group import Committed, run_group
+from store.writer.wishes import Tried, Wish
 from tests.builders import AT, PROJECT, a_run, seconds
 from tests.store.jobbing import (
     a_job,
@@ -257,8 +262,8 @@ async def test_a_claimer_that_is_gone_leaves_nothing_claimed(store: RunStore, ta
         hasty = asyncio.create_task(claim(store, task))
         await asyncio.sleep(0)
         hasty.cancel()
-    await until(lambda: _is(store, run, QUEUED))
-    got = await claim(store, task)
+    # One may have had it for a moment, and gives it back.
+    got = await claim(store, task, wait_s=30.0)
     assert got is not None
     assert got.id == run.id
 
@@ -275,6 +280,111 @@ async def test_the_same_idempotency_key_claims_once(store: RunStore, task: str) 
         await claim(store, task, key=key._replace(fingerprint="another"))
     assert await claim(store, task) is not None
     assert await claim(store, task) is None
+
+
+async def test_two_claims_at_once_with_one_key_get_one_run(store: RunStore, task: str) -> None:
+    for _ in range(2):
+        await queued(store, task)
+    key = Key(PROJECT, f"claim-{task}", "fingerprint")
+    one, other = await asyncio.gather(*(claim(store, task, key=key) for _ in range(2)))
+    assert one is not None
+    assert one == other
+    assert await claim(store, task) is not None
+    assert await claim(store, task) is None
+
+
+# ---------------------------------------------------------------------------- along with a group
+
+
+async def group_of(store: RunStore, *commands: Command, wishes: Sequence[Wish]) -> list[Run | None]:
+    """What wishes are given that one transaction takes along, carried out after the commands."""
+    submission = Submission(project=PROJECT, commands=commands)
+    submissions = [submission] if commands else []
+    committed = await store.database.write(run_group, submissions, store.limits, wishes)
+    tried = committed.tried
+    assert all(isinstance(one, Tried) for one in tried)
+    return [one.run for one in tried if isinstance(one, Tried)]
+
+
+def a_wish(*tasks: str, looks: bool = False) -> Wish:
+    wish = Wish(PROJECT, frozenset(tasks), "w", 60, None)
+    wish.looks = looks
+    return wish
+
+
+def ids(found: Sequence[Run | None]) -> list[str | None]:
+    return [None if run is None else run.id for run in found]
+
+
+async def test_who_waits_has_the_next_step_with_the_commit_that_queues_it(
+    store: RunStore, task: str
+) -> None:
+    """A transaction of its own would cost each step another commit, and the wait for it."""
+    made = await begin(store, await a_job(store, task, task + "-2"))
+    assert await claim(store, task) is not None
+    done = UpdateRun(project=PROJECT, run_id=made.steps[0].id, status=COMPLETED, if_attempt=1)
+    (got,) = await group_of(store, done, wishes=[a_wish(task + "-2")])
+    assert got is not None
+    assert (got.status, got.attempt, got.position) == (EXECUTING, 1, 1)
+    log = await history(store, got)
+    assert [change.changed.get("status") for change in log] == [QUEUED, EXECUTING]
+    assert len({change.xid for change in log}) == 1
+    assert statuses((await now(store, made)).steps) == [COMPLETED, EXECUTING]
+
+
+async def test_the_first_step_of_a_job_run_is_handed_out_as_it_is_made(
+    store: RunStore, task: str
+) -> None:
+    job = await a_job(store, task)
+    new = NewRun(task_identifier=job.id)
+    create = CreateRun(project=PROJECT, run_id=new_id("run"), new=new, job=JobOrder(job.id))
+    (got,) = await group_of(store, create, wishes=[a_wish(task)])
+    assert got is not None
+    whole = await store.job_runs.get(PROJECT, create.run_id)
+    assert (whole.run.status, whole.steps[0].id) == (EXECUTING, got.id)
+
+
+async def test_what_is_older_goes_first_whoever_has_queued_it(store: RunStore, task: str) -> None:
+    older = await queued(store, task)
+    new = CreateRun(
+        project=PROJECT, run_id=new_id("run"), new=NewRun(task_identifier=task)
+    )  # fmt: skip
+    wishes = [a_wish(task), a_wish(task)]
+    # One run is queued, so one of those who only wait is asked.
+    assert ids(await group_of(store, new, wishes=wishes)) == [older.id, None]
+    assert ids(await group_of(store, wishes=[a_wish(task), a_wish(task, looks=True)])) == [
+        None, new.run_id,
+    ]  # fmt: skip
+
+
+async def test_what_the_group_takes_out_of_the_queue_is_not_handed_out(
+    store: RunStore, task: str
+) -> None:
+    """Its rows are written last: to the statement that looks for runs they all still wait."""
+    first, second, third = [await queued(store, task) for _ in range(3)]
+    cancel = UpdateRun(project=PROJECT, run_id=first.id, status=RunStatus.CANCELED)
+    noted = UpdateRun(project=PROJECT, run_id=second.id, metadata={"noted": True})
+    got = await group_of(store, cancel, noted, wishes=[a_wish(task, looks=True) for _ in range(3)])
+    assert ids(got) == [second.id, third.id, None]
+    assert (await store.get_run(PROJECT, second.id)).metadata == {"noted": True}
+    assert (await store.get_run(PROJECT, first.id)).status == RunStatus.CANCELED
+
+
+async def test_a_claim_does_not_fail_with_the_group_that_takes_it_along(
+    store: RunStore, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def guilty(*args: Any) -> Committed:
+        committed = run_group(*args)
+        if args[1] and len(args) > 3:
+            raise ZeroDivisionError
+        return committed
+
+    monkeypatch.setattr("store.writer.run_group", guilty)
+    waiting = [asyncio.create_task(claim(store, task, wait_s=30.0)) for _ in range(3)]
+    await until(lambda: _parked(store.claims, 3))
+    runs = await asyncio.gather(*(queued(store, task) for _ in range(3)))
+    async with asyncio.timeout(20):
+        assert {run and run.id for run in await asyncio.gather(*waiting)} == {r.id for r in runs}
 
 
 async def test_a_lost_lease_queues_the_run_again_while_attempts_are_left(
