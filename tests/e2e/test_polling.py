@@ -79,10 +79,13 @@ async def step(payload: Any) -> dict[str, Any]:
     return {"of": current_run().id}
 
 
-async def test_what_is_pushed_is_what_is_polled_in_time_and_without_asking(
+async def test_what_is_pushed_is_what_is_polled_without_asking_again(
     sqlite_url: str, start_server: Callable[..., Server], record_property: Callable[..., None]
 ) -> None:
-    """Of three workflows that a worker executes both draw the same picture in the end."""
+    """Of three workflows that a worker executes both draw the same picture in the end.
+
+    How late the pushed one sees a change is measured by `make bench ARGS=polling`.
+    """
     server = start_server(sqlite_url)
     polling, pushed = program("polling"), program("pushed")
     vars(polling)["INTERVAL_S"] = 0.2
@@ -139,8 +142,6 @@ async def test_what_is_pushed_is_what_is_polled_in_time_and_without_asking(
     median_ms = statistics.median(late_ms)
     record_property("median_ms", median_ms)
     sys.stdout.write(f"{len(late_ms)} changes, each seen {median_ms:.1f} ms after it was made\n")
-    # Far above what it takes, far below what a poller needs.
-    assert median_ms < 2_000
 
 
 @pytest.mark.parametrize("name", ["polling", "pushed"])
