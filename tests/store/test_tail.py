@@ -253,15 +253,17 @@ async def test_a_statement_of_a_following_that_is_over_counts_for_nothing() -> N
 async def test_where_commits_can_be_seen_it_reads_only_if_there_was_one() -> None:
     """Several processes on one SQLite file have no broker: so this is how they hear of another."""
     store = FakeStore()
-    version = 1
+    version, looks = 1, 0
 
     async def data_version() -> int:
+        nonlocal looks
+        looks += 1
         return version
 
     store.data_version = data_version  # type: ignore[method-assign]
     async with tailing(store, interval_s=0.01, look_s=0.001) as (_, follower):
         passed = follower.count("passed")
-        await asyncio.sleep(0.1)
+        await until(lambda: looks > 50)
         assert follower.count("passed") <= passed + 1
         store.create("r")
         version += 1
