@@ -628,8 +628,10 @@ async def test_one_that_fails_takes_no_other_along() -> None:
         assert len(s.hub.connections) == 1
 
 
-async def test_after_a_restart_the_log_is_read_once_for_all_who_come_back() -> None:
-    """However far back each of them was: who comes later finds in the ring what was read."""
+@asynccontextmanager
+async def restarted() -> AsyncIterator[tuple[Setting, list[str]]]:
+    """A hub that is new, and the cursors of ten readers of the one before it, each of which had
+    seen a run more than the last."""
     cursors: list[str] = []
     async with setting() as before:
         for n in range(10):
@@ -639,6 +641,12 @@ async def test_after_a_restart_the_log_is_read_once_for_all_who_come_back() -> N
     async with setting(store=before.store) as after:
         await after.connect({"type": "subscribeToRun", "runId": "r0"})
         await after.settled()
+        yield after, cursors
+
+
+async def test_after_a_restart_the_log_is_read_once_for_all_who_come_back() -> None:
+    """However far back each of them was: who comes later finds in the ring what was read."""
+    async with restarted() as (after, cursors):
         after.store.reads.clear()
         asked = [{"type": "subscribeToRunsWithTag", "tag": "a", "cursor": c} for c in cursors]
         outlets = await asyncio.gather(*(after.connect(each) for each in asked))
@@ -703,15 +711,7 @@ async def test_a_cursor_of_a_process_that_is_ahead_waits_for_the_tail_and_not_fo
 
 async def test_several_replays_from_about_the_same_place_share_their_reads() -> None:
     """The ring could not hold it all: the log is read, for all of them together."""
-    cursors: list[str] = []
-    async with setting() as before:
-        for n in range(10):
-            before.store.create(f"r{n}", tags=("a",))
-            outlet = await before.connect({"type": "subscribeToRunsWithTag", "tag": "a"})
-            cursors.append(of_type(outlet.said(), "live")[0]["cursor"])
-    async with setting(store=before.store) as after:
-        await after.connect({"type": "subscribeToRun", "runId": "r0"})
-        await after.settled()
+    async with restarted() as (after, cursors):
         project = next(iter(after.hub.projects.values()))
         assert project.order.horizon is not None
         project.ring = Ring(project.order.horizon, max_changes=2)
