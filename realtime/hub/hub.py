@@ -362,25 +362,34 @@ class Hub:
         while True:
             # What is due at a time of its own is looked for more often: it is found at once.
             await asyncio.sleep(self._tick_s / LOOKS)
+            # Not here: what a loop had last in its hands would be kept until the next time.
             now = self.now()
-            for connection in self._looks.take(now.monotonic):
-                self._guarded(connection, partial(self._look, connection, now))
+            self._look_at_due(now)
             turn += 1
-            if turn % LOOKS:
-                continue
-            self._send_cursors(now)
-            owed = 0
-            for connection in list(self._lagging):
-                if connection.is_late(now.monotonic, self.settings.slow_consumer_s):
-                    owed += connection.mailbox.size
-                else:
-                    self._lagging.pop(connection, None)
-            self.measures.mailbox_bytes.set(owed)
-            projects = self.projects.values()
-            self.measures.subscriptions.set(sum(len(each.index) for each in projects))
-            self.measures.horizon_age_seconds.set(
-                max((each.order.horizon_age_s(now) for each in projects), default=0.0)
-            )
+            if turn % LOOKS == 0:
+                self._send_cursors(now)
+                self._look_at_lagging(now)
+                self._measure(now)
+
+    def _look_at_due(self, now: Moment) -> None:
+        for connection in self._looks.take(now.monotonic):
+            self._guarded(connection, partial(self._look, connection, now))
+
+    def _look_at_lagging(self, now: Moment) -> None:
+        owed = 0
+        for connection in list(self._lagging):
+            if connection.is_late(now.monotonic, self.settings.slow_consumer_s):
+                owed += connection.mailbox.size
+            else:
+                self._lagging.pop(connection, None)
+        self.measures.mailbox_bytes.set(owed)
+
+    def _measure(self, now: Moment) -> None:
+        projects = self.projects.values()
+        self.measures.subscriptions.set(sum(len(each.index) for each in projects))
+        self.measures.horizon_age_seconds.set(
+            max((each.order.horizon_age_s(now) for each in projects), default=0.0)
+        )
 
     def _send_cursors(self, now: Moment) -> None:
         for project in self.projects.values():
