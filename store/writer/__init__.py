@@ -37,6 +37,13 @@ log = logging.getLogger(__name__)
 GROUP_COMMANDS = 500
 """How many commands one transaction takes at most, unless one submission has more."""
 
+GROUP_BESIDE: Final = 32
+"""So many commands make a group beside one in flight; fewer are gathered until that ends, because
+a group of one costs the database and this process nearly as much as one of thirty."""
+
+GATHER_S: Final = 0.02
+"""How long they are gathered at most: what is in flight may itself wait for a lock."""
+
 WAITING_COMMANDS = 20_000
 """How many commands may wait; a caller beyond that is told so at once."""
 
@@ -124,6 +131,9 @@ class Writer:
         self._groups: set[asyncio.Task[None]] = set()
         self._wishes = Wishes() if wishes is None else wishes
         self._wishes.begin = self._start_groups
+        self._begun_at = 0.0
+        """When the last group was begun, by the loop's clock."""
+        self._look: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def submit(self, submission: Submission) -> Outcomes:
@@ -151,13 +161,32 @@ class Writer:
 
     def _start_groups(self) -> None:
         while len(self._groups) < self._in_flight:
+            if self._gathers():
+                return
             group = self._take()
             wishes = self._wishes.take(waiting=any(map(_may_queue, group)))
             if not group and not wishes:
                 return
+            self._begun_at = asyncio.get_running_loop().time()
             task = asyncio.get_running_loop().create_task(self._run(group, wishes))
             self._groups.add(task)
             task.add_done_callback(self._ended)
+
+    def _gathers(self) -> bool:
+        """Whether what waits is better left until the group in flight ends."""
+        if not self._groups or self._waiting >= GROUP_BESIDE or self._wishes.looking:
+            return False
+        loop = asyncio.get_running_loop()
+        until = self._begun_at + GATHER_S
+        if loop.time() >= until:
+            return False
+        if self._look is None:
+            self._look = loop.call_at(until, self._look_again)
+        return True
+
+    def _look_again(self) -> None:
+        self._look = None
+        self._start_groups()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._groups.discard(task)

@@ -96,6 +96,11 @@ class Wishes:
         return len(self._all)
 
     @property
+    def looking(self) -> int:
+        """How many want to be looked for at once."""
+        return len(self._looking)
+
+    @property
     def queues(self) -> set[Queue]:
         """Where it is waited for runs."""
         return {queue for wish in self._all for queue in wish.queues}

@@ -14,6 +14,7 @@ import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from store import writer
 from store.broker import Hint
 from store.broker.memory import MemoryBroker
 from store.commands import CreateBatch, CreateRun, Limits, Submission, UpdateRun
@@ -87,6 +88,76 @@ async def test_a_caller_on_an_idle_server_waits_for_nobody(open_store: OpenStore
     for _ in range(3):
         await create(store)
     assert commits == [1, 1, 1]
+
+
+class Gated:
+    """A database whose commits wait for a gate; keeps how many submissions each was of."""
+
+    dialect = "postgresql"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = asyncio.Event()
+        self.sizes: list[int] = []
+        monkeypatch.setattr(writer, "run_group", self._run_group)
+
+    def _run_group(self, _connection: Any, submissions: Sequence[Submission], _limits: Any) -> Any:
+        self.sizes.append(len(submissions))
+        return Committed([[] for _ in submissions], [], 1)
+
+    async def write(self, work: Callable[[Any], Any]) -> Any:
+        committed = work(None)
+        await self.open.wait()
+        return committed
+
+    def make_writer(self) -> writer.Writer:
+        database: Any = self
+        return writer.Writer(database, Limits(), lambda hints: None, in_flight=2)
+
+    @staticmethod
+    async def submit(under_test: writer.Writer) -> None:
+        await under_test.submit(Submission(project=PROJECT, commands=(a_create(),)))
+
+
+async def test_few_who_come_during_a_commit_share_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group of one costs nearly as much as one of thirty: at half a server's rate, groups begun
+    beside each other doubled its work, and what changed reached its readers twice as late."""
+    monkeypatch.setattr(writer, "GATHER_S", 60.0)
+    gated = Gated(monkeypatch)
+    async with asyncio.TaskGroup() as tasks:
+        under_test = gated.make_writer()
+        for _ in range(6):
+            tasks.create_task(gated.submit(under_test))
+        await until(lambda: gated.sizes)
+        assert gated.sizes == [1]
+        gated.open.set()
+    assert gated.sizes == [1, 5]
+
+
+async def test_many_who_come_during_a_commit_make_a_group_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While one commit is synced to disk, the next is worked out."""
+    monkeypatch.setattr(writer, "GATHER_S", 60.0)
+    gated = Gated(monkeypatch)
+    async with asyncio.TaskGroup() as tasks:
+        under_test = gated.make_writer()
+        for _ in range(1 + writer.GROUP_BESIDE):
+            tasks.create_task(gated.submit(under_test))
+        await until(lambda: gated.sizes == [1, writer.GROUP_BESIDE])
+        gated.open.set()
+
+
+async def test_nobody_is_gathered_for_long_behind_a_commit_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may wait for a lock that another process holds."""
+    gated = Gated(monkeypatch)
+    async with asyncio.TaskGroup() as tasks:
+        under_test = gated.make_writer()
+        for _ in range(3):
+            tasks.create_task(gated.submit(under_test))
+        await until(lambda: gated.sizes == [1, 2])
+        gated.open.set()
 
 
 async def test_hints_are_published_after_the_commit_and_in_its_order(
