@@ -517,8 +517,8 @@ RULES: Final[dict[str, Rule]] = {
         (
             Edit(
                 "store/writer/held.py",
-                "locked = sa.select(*WHOLE).where(named).order_by(runs.c.id)\n",
-                "locked = sa.select(*WHOLE).where(named)\n",
+                "where(bulk.keyed(dialect, runs.c.id)).order_by(runs.c.id)\n    return locked",
+                "where(bulk.keyed(dialect, runs.c.id))\n    return locked",
             ),
         ),
         shown_by="test_locks_are_waited_for_in_one_order",
@@ -529,11 +529,9 @@ RULES: Final[dict[str, Rule]] = {
         (
             Edit(
                 "store/writer/held.py",
-                "        if self._postgres:\n            locked = locked.with_for_update()\n"
-                "        for row in self._connection.execute(locked):\n"
-                "            run = run_of(row)\n",
-                "        for row in self._connection.execute(locked):\n"
-                "            run = run_of(row)\n",
+                "return locked.with_for_update(skip_locked=skip_locked) "
+                'if dialect == "postgresql" else locked\n',
+                "return locked\n",
             ),
         ),
         shown_by="test_nothing_is_lost_or_torn_while_two_servers_write",
