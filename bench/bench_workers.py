@@ -31,7 +31,12 @@ LEASE_S: Final = 2
 LONG_S: Final = 900.0
 
 
-def main() -> None:
+def short() -> None:
+    """A fifth of the runs, as often killed."""
+    main(RUNS // 5)
+
+
+def main(runs: int = RUNS) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder, Postgres(fsync=True) as postgres:
         for name, database in (
@@ -40,10 +45,10 @@ def main() -> None:
         ):
             log = Path(folder) / f"{name}.log"
             with Server(database) as server:
-                wall_s = asyncio.run(measure(server, log))
+                wall_s = asyncio.run(measure(server, log, runs))
             begun = Counter(run_id for run_id, _ in begins(log))
             again = sum(count - 1 for count in begun.values())
-            rows.append([name, RUNS, PROCESSES * WORKERS, KILLS, again, RUNS / wall_s])
+            rows.append([name, runs, PROCESSES * WORKERS, KILLS, again, runs / wall_s])
     head = ["database", "runs", "workers", "kills of 4", "begun again", "runs/s"]
     print(table(head, rows))
 
@@ -53,14 +58,14 @@ def begins(log: Path) -> Sequence[tuple[str, str]]:
     return [(line.split(" ")[0], line.split(" ")[1]) for line in log.read_text().splitlines()]
 
 
-async def measure(server: Server, log: Path) -> float:
+async def measure(server: Server, log: Path, runs: int) -> float:
     """How many seconds it took, from the first worker's start to the last run's end."""
     processes = [a_process(server, log, n) for n in range(PROCESSES)]
     try:
         async with Runstream(server.url, api_key=API_KEY) as client:
             batch = await client.batches.create(sealed=False)
             ids: list[str] = []
-            for _ in range(RUNS // 1_000):
+            for _ in range(runs // 1_000):
                 new = NewRun[Step, Any]("counted", Step(seconds=0.005), max_attempts=50)
                 ids += [run.id for run in await client.batches.add(batch.batch.id, [new] * 1_000)]
             await client.batches.seal(batch.batch.id)
@@ -68,7 +73,7 @@ async def measure(server: Server, log: Path) -> float:
             for process in processes:
                 process.start()
             async with asyncio.timeout(LONG_S):
-                await kill_some(client, batch.batch.id, processes)
+                await kill_some(client, batch.batch.id, processes, runs)
             wall_s = time.perf_counter() - began
             await check(client, ids, begins(log))
     finally:
@@ -83,7 +88,9 @@ def a_process(server: Server, log: Path, n: int) -> WorkerProcess:
     return WorkerProcess(server, ["counted"], f"p{n}", *options)
 
 
-async def kill_some(client: Runstream, batch_id: str, processes: list[WorkerProcess]) -> None:
+async def kill_some(
+    client: Runstream, batch_id: str, processes: list[WorkerProcess], runs: int
+) -> None:
     """Until all is over: kills one process each time another part of the runs is done."""
     killed = 0
     while True:
@@ -92,7 +99,7 @@ async def kill_some(client: Runstream, batch_id: str, processes: list[WorkerProc
             if killed < KILLS:
                 raise Lost(f"it was over after {killed} of {KILLS} kills")
             return
-        if batch.final >= RUNS * (killed + 1) // (KILLS + 2) and killed < KILLS:
+        if batch.final >= runs * (killed + 1) // (KILLS + 2) and killed < KILLS:
             process = random.choice(processes)
             process.kill()
             process.start()
