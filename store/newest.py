@@ -29,6 +29,9 @@ Condition = sa.ColumnElement[bool]
 FEW: Final = 2_000
 """So many rows are gone through faster than it could be found out how not to."""
 
+REACHES: Final = (2, 8, 32)
+"""So many times a page is gone along one index before the other one is tried."""
+
 PARTS: Final = 60
 """From so many kinds the newest are taken one kind after the other; of more, all are sorted."""
 
@@ -58,12 +61,12 @@ def newest(connection: Connection, wanted: Wanted, limit: int) -> list[str]:
     known = [tag for tag in tags if is_text(tag)]
     if tags and (not known or (wanted.match is Match.ALL and len(known) < len(tags))):
         return []
-    if not tags:
-        found = _by_runs(connection.dialect.name, wanted, (), limit)
-    elif wanted.match is Match.ANY and len(known) > 1:
+    if tags and not (wanted.match is Match.ANY and len(known) > 1):
+        return _by_the_fewest(connection, wanted, known, limit)
+    if tags:
         found = _by_any_tag(wanted, known, limit)
     else:
-        found = _by_the_fewest(connection, wanted, known, limit)
+        found = _by_runs(connection.dialect.name, wanted, (), limit)
     return list(connection.scalars(found))
 
 
@@ -98,18 +101,29 @@ def of_few(wanted: Wanted, condition: Condition, limit: int) -> sa.Select[Any]:
 
 def _by_the_fewest(
     connection: Connection, wanted: Wanted, tags: Sequence[str], limit: int
-) -> sa.Select[Any]:
+) -> list[str]:
     counts = {tag: _count(connection, _tagged(wanted, tag)) for tag in tags}
     rarest = min(tags, key=lambda tag: counts[tag])
-    narrowed = wanted.statuses is not None or wanted.tasks is not None
-    if (
-        counts[rarest] >= FEW
-        and narrowed
-        and _count(connection, _by_runs(connection.dialect.name, wanted, (), FEW, bare=True)) < FEW
-    ):
-        return _by_runs(connection.dialect.name, wanted, tags, limit)
     others = [tag for tag in tags if tag != rarest]
-    return _by_tag(wanted, rarest, others, limit)
+    dialect = connection.dialect.name
+    along_tag = _by_tag(wanted, rarest, others, limit)
+    narrowed = wanted.statuses is not None or wanted.tasks is not None
+    if counts[rarest] < FEW or not narrowed:
+        return list(connection.scalars(along_tag))
+    if _count(connection, _by_runs(dialect, wanted, (), FEW, of=_KEY)) < FEW:
+        return list(connection.scalars(_by_runs(dialect, wanted, tags, limit)))
+    # Many have the tag and many have the rest, and how many have both nobody knows. So both are
+    # gone along in turn, each time further: whichever leads to a page soonest, little more than
+    # that is read.
+    for reach in (limit * times for times in REACHES):
+        for some in (
+            _within_runs(dialect, wanted, tags, limit, reach),
+            _by_tag(wanted, rarest, others, limit, reach),
+        ):
+            found = list(connection.scalars(some))
+            if len(found) == limit:
+                return found
+    return list(connection.scalars(along_tag))
 
 
 def _count(connection: Connection, found: sa.Select[Any]) -> int:
@@ -125,27 +139,47 @@ def _tagged(wanted: Wanted, tag: str) -> sa.Select[Any]:
     return found.where(*_between(run_tags.c, wanted))
 
 
-def _by_tag(wanted: Wanted, tag: str, others: Sequence[str], limit: int) -> sa.Select[Any]:
-    """Along the tag's own index, looking at each run that has it."""
+def _by_tag(
+    wanted: Wanted, tag: str, others: Sequence[str], limit: int, reach: int | None = None
+) -> sa.Select[Any]:
+    """Along the tag's own index, looking at each run that has it, or at the newest `reach`."""
+    tagged = (
+        sa.select(run_tags.c.created_at, run_tags.c.number)
+        .where(run_tags.c.project == wanted.project, run_tags.c.tag == tag)
+        .where(*_between(run_tags.c, wanted))
+    )
+    if reach is not None:
+        tagged = tagged.order_by(run_tags.c.created_at.desc(), run_tags.c.number.desc())
+        tagged = tagged.limit(reach)
+    return _of_keys(wanted, tagged.subquery(), others, limit)
+
+
+def _within_runs(
+    dialect: str, wanted: Wanted, tags: Sequence[str], limit: int, reach: int
+) -> sa.Select[Any]:
+    """Among the newest `reach` along an index of runs, whatever else they have."""
+    keys = _by_runs(dialect, wanted, (), reach, of=_KEY).subquery()
+    return _of_keys(wanted, keys, tags, limit)
+
+
+def _of_keys(
+    wanted: Wanted, keys: sa.FromClause, tags: Sequence[str], limit: int
+) -> sa.Select[Any]:
+    """Of the runs with those places in the list the newest that have the tags and the rest."""
     # Not as a join: PostgreSQL expects hardly a run to be met by both columns, and would rather
     # read all of the table.
     one = (
         sa.select(runs.c.id)
         .where(
             runs.c.project == wanted.project,
-            runs.c.created_at == run_tags.c.created_at,
-            runs.c.number == run_tags.c.number,
+            runs.c.created_at == keys.c.created_at,
+            runs.c.number == keys.c.number,
         )
-        .where(*_rest(wanted, covered=()), *(_has_tag(other) for other in others))
-        .correlate(run_tags)
+        .where(*_rest(wanted, covered=()), *(_has_tag(tag) for tag in tags))
+        .correlate(keys)
         .scalar_subquery()
     )
-    each = (
-        sa.select(one.label("id"), run_tags.c.created_at, run_tags.c.number)
-        .where(run_tags.c.project == wanted.project, run_tags.c.tag == tag)
-        .where(*_between(run_tags.c, wanted))
-        .subquery()
-    )
+    each = sa.select(one.label("id"), keys.c.created_at, keys.c.number).subquery()
     return (
         sa.select(each.c.id, each.c.created_at, each.c.number)
         .where(each.c.id.is_not(None))
@@ -164,15 +198,25 @@ def _by_any_tag(wanted: Wanted, tags: Sequence[str], limit: int) -> sa.Select[An
     )
 
 
+Columns = tuple[sa.Column[Any], ...]
+
+# Read from the index alone, where the columns of all conditions are in it.
+_KEY: Final = (runs.c.created_at, runs.c.number)
+_PLACED: Final = (runs.c.id, runs.c.created_at, runs.c.number)
+
+
 def _by_runs(
     dialect: str,
     wanted: Wanted,
     tags: Sequence[str],
     limit: int,
     *,
-    bare: bool = False,
+    of: Columns | None = None,
 ) -> sa.Select[Any]:
-    """Along an index of runs: one scan for each kind, of no more rows than are wanted."""
+    """Along an index of runs: one scan for each kind, of no more rows than are wanted.
+
+    With `of` these columns of all that lie along the index, whatever else is wanted of them.
+    """
     statuses = None
     if wanted.statuses is not None and len(wanted.statuses) < len(RunStatus):
         statuses = sorted(status.value for status in wanted.statuses)
@@ -195,26 +239,22 @@ def _by_runs(
     if not kinds:
         return sa.select(runs.c.id).where(sa.false())
     base = (
-        sa.select(runs.c.id, runs.c.created_at, runs.c.number)
+        sa.select(*(of or _PLACED))
         .where(runs.c.project == wanted.project)
         .where(*_between(runs.c, wanted))
         .where(*(_has_tag(tag) for tag in tags))
         .order_by(runs.c.created_at.desc(), runs.c.number.desc())
         .limit(limit)
     )
-    if not bare:
+    if of is None:
         base = base.where(*_rest(wanted, covered=covered))
-    elif wanted.is_job_run:
+    elif wanted.is_job_run and tasks is None:
         base = base.where(runs.c.job_id.is_not(None))
     if len(kinds) == 1:
         only = (column == value for column, value in zip(columns, kinds[0], strict=True))
         return base.where(*only)
     every = _of_each_kind(dialect, base, columns, kinds)
-    return (
-        sa.select(every.c.id)
-        .order_by(every.c.created_at.desc(), every.c.number.desc())
-        .limit(limit)
-    )
+    return sa.select(every).order_by(every.c.created_at.desc(), every.c.number.desc()).limit(limit)
 
 
 def _of_each_kind(

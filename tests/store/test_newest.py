@@ -110,6 +110,7 @@ async def test_every_list_has_just_what_fits_while_runs_are_added(
     """
     monkeypatch.setattr(newest, "FEW", 6)
     monkeypatch.setattr(newest, "PARTS", 20)
+    monkeypatch.setattr(newest, "REACHES", (1, 2))
     chance = random.Random(11)
     numbers = [*range(1, 151)]
     chance.shuffle(numbers)
