@@ -100,6 +100,9 @@ _PG_BEGIN = sa.text(
 
 _SEQ = "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0)"
 
+SQLITE_NEWEST: Final = f"SELECT {_SEQ}"
+"""The place of the newest change in the log."""
+
 _SQLITE_BEGIN = sa.text(f"SELECT {_SEQ} AS seq, last_number FROM log_state")
 
 

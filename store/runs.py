@@ -35,6 +35,7 @@ from store.model import (
     SnapshotPage,
 )
 from store.schema import migrate
+from store.tail import Commits
 from store.timers import Timers
 from store.webhooks import AddressPolicy, Webhooks
 from store.writer import Writer
@@ -84,6 +85,11 @@ class RunStore:
         self.artifacts = Artifacts(
             database, Blobs(blobs or _folder_beside(database)), size_max=artifact_bytes
         )
+        self._newest_own = 0
+        """SQLite: the newest place in the log that this process has written."""
+        self._others = 0
+        """How often it was found that another process has written into the log."""
+        self._version = 0
         self.claims = Claims(database, wishes)
 
     @classmethod
@@ -133,6 +139,11 @@ class RunStore:
             tasks.create_task(self.housekeeping.run())
 
     def _publish(self, hints: Sequence[Hint]) -> None:
+        # On SQLite a transaction's id is the place of its first change, and the others follow.
+        first = hints[0].change.xid
+        if first != self._newest_own + 1:
+            self._others += 1
+        self._newest_own = first + len(hints) - 1
         self.broker.publish(hints)
         self.told(hints)
 
@@ -249,11 +260,16 @@ class RunStore:
         """The payloads of those of the runs that are there, by id."""
         return await self.database.read(reads.payloads, project, run_ids)
 
-    async def data_version(self) -> int | None:
-        """SQLite: a number that moves when another connection has committed; else None."""
-        if isinstance(self.database, Sqlite):
-            return await self.database.data_version()
-        return None
+    async def commits(self) -> Commits | None:
+        """SQLite: whether anybody has committed to the file, and whether others have to the log."""
+        if not isinstance(self.database, Sqlite):
+            return None
+        version, newest = await self.database.look(changes.SQLITE_NEWEST)
+        if version != self._version:
+            self._version = version
+            if newest != self._newest_own:
+                self._others += 1
+        return Commits(version, self._others)
 
 
 def _folder_beside(database: Database) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from store.errors import CannotContinue, StoreError, Unavailable
 from store.model import Group, Horizon, LogPage, Selection
@@ -16,6 +16,13 @@ log = logging.getLogger(__name__)
 PAGE_CHANGES: Final = 1_000
 RETRY_FIRST_S: Final = 0.1
 RETRY_LONGEST_S: Final = 3.0
+
+
+class Commits(NamedTuple):
+    """Two numbers: one moves with each commit of anybody, one with those of other processes."""
+
+    anybody: int
+    others: int
 
 
 class TailStore(Protocol):
@@ -36,8 +43,8 @@ class TailStore(Protocol):
         payloads: bool = False,
     ) -> LogPage: ...
 
-    async def data_version(self) -> int | None:
-        """A number that moves with each commit of anybody; None where there is no such thing."""
+    async def commits(self) -> Commits | None:
+        """Whether anybody has committed, and who; None where that can't be seen."""
         ...
 
 
@@ -82,6 +89,8 @@ class _Following:
     follower: Follower
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     """A statement is wanted at once."""
+    is_behind: bool = False
+    """Something was committed, of which hints have told: a statement is wanted in its time."""
     task: asyncio.Task[None] | None = None
 
 
@@ -89,8 +98,9 @@ class Tail:
     """Reads, for each followed project, what its horizon has not seen.
 
     About every `interval_s`, every `degraded_s` while hints can't be trusted, and at once when
-    woken. Where the store tells that nobody has committed (SQLite), it reads only if somebody
-    has, which it looks for every `look_s`.
+    woken. Where the store tells whether anybody has committed (SQLite), it reads only if somebody
+    has: at once, if it was another process, which it looks for every `look_s`. What this process
+    commits comes as a hint that is never lost, and only the horizon has to follow.
     """
 
     def __init__(
@@ -171,6 +181,7 @@ class Tail:
             await self._pause(following, wait_s, begun_at)
             begun_at = now()
             following.woken.clear()
+            following.is_behind = False
             try:
                 epoch, horizon = await self._read(follower, epoch, horizon)
             except CannotContinue as error:
@@ -245,14 +256,14 @@ class Tail:
                 async with asyncio.timeout(max(interval_s - took_s, interval_s / 4)):
                     await following.woken.wait()
             except TimeoutError:
-                if not self._watches or following.follower.needs_statement():
+                if not self._watches or following.is_behind or following.follower.needs_statement():
                     return
 
     # ---------------------------------------------------------------------------------- SQLite
 
     async def _watch(self) -> None:
         """Looks whether anybody has committed, where that can be seen for nothing."""
-        last: int | None = None
+        last: Commits | None = None
         while True:
             if not self._following:
                 self._any.clear()
@@ -260,7 +271,7 @@ class Tail:
             try:
                 # Before the statement, not after: a commit in between is then seen twice at
                 # worst, and never not at all.
-                version = await self._store.data_version()
+                seen = await self._store.commits()
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -271,10 +282,13 @@ class Tail:
                 self._watches, last = False, None
                 await asyncio.sleep(self._interval_s)
                 continue
-            if version is None:
+            if seen is None:
                 return  # no such database: it goes by the clock
             self._watches = True
-            if version != last:
-                last = version
+            if last is None or seen.others != last.others:
                 self.wake()
+            elif seen != last:
+                for following in self._following.values():
+                    following.is_behind = True
+            last = seen
             await asyncio.sleep(self._look_s)

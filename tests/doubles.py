@@ -34,6 +34,7 @@ from store.model import (
     wire_run,
     wire_value,
 )
+from store.tail import Commits
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -450,7 +451,7 @@ class FakeStore:
             last_finished_at=max(finished, default=None),
         )
 
-    async def data_version(self) -> int | None:
+    async def commits(self) -> Commits | None:
         return None
 
 

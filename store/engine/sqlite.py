@@ -58,14 +58,15 @@ class Sqlite:
     ) -> T:
         return await self._in(self._writer, _committed, self._plain_engine, work, args, kwargs)
 
-    async def data_version(self) -> int:
-        """A number that moves when another connection has committed to the file.
+    async def look(self, query: str) -> tuple[int, int]:
+        """A number that moves when another connection has committed to the file, and the one that
+        the query gives, as it is now or was a moment later.
 
         It is this connection's own, in no transaction: so it always looks afresh.
         """
-        return await self._in(self._readers, self._look)
+        return await self._in(self._readers, self._look, query)
 
-    def _look(self) -> int:
+    def _look(self, query: str) -> tuple[int, int]:
         with self._watch_lock:
             if self._watch is None:
                 self._watch = sqlite3.connect(
@@ -73,9 +74,10 @@ class Sqlite:
                 )
             try:
                 version: int = self._watch.execute("PRAGMA data_version").fetchone()[0]
+                found: int = self._watch.execute(query).fetchone()[0]
             except sqlite3.OperationalError as error:
                 raise Unavailable(reason(error)) from error
-            return version
+            return version, found
 
     async def _in(self, pool: ThreadPoolExecutor, run: Callable[..., T], *args: Any) -> T:
         # A thread cannot be stopped, and whoever cancels must not free its place in the pool

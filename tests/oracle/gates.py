@@ -12,6 +12,7 @@ from store import RunStore
 from store.broker import Broker, BrokerState, Hint, Listener, Suspicion
 from store.errors import Unavailable
 from store.model import Batch, Horizon, ListKey, LogPage, Selection, SnapshotPage
+from store.tail import Commits
 
 T = TypeVar("T")
 
@@ -103,8 +104,10 @@ class GatedStore:
     async def witnesses(self, xmaxes: Sequence[int]) -> dict[int, int]:
         return await self._gated("witnesses", lambda: self._store.witnesses(xmaxes))
 
-    async def data_version(self) -> int | None:
-        return await self._gated("look", self._store.data_version)
+    async def commits(self) -> Commits | None:
+        seen = await self._gated("look", self._store.commits)
+        # Its hints may be lost here, this process's own as well: as if another had committed.
+        return None if seen is None else Commits(seen.anybody, seen.anybody)
 
 
 class TamperingBroker:

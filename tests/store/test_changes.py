@@ -21,6 +21,7 @@ from store.housekeeping import Retention
 from store.model import ChangeKind, Facet, Group, Horizon, RunStatus, Selection
 from store.runs import RunStore
 from store.schema import new_epoch
+from store.tail import Commits
 from tests.builders import PROJECT
 from tests.store.asking import (
     ask,
@@ -392,10 +393,24 @@ async def test_another_process_sees_that_somebody_has_committed(
 ) -> None:
     stores = [await open_any(migrated_sqlite), await open_any(migrated_sqlite)]
     assert isinstance(stores[0].database, Sqlite)
-    before = await stores[1].data_version()
-    assert await stores[1].data_version() == before
-    await create(stores[0])
-    assert await stores[1].data_version() != before
+    ours, theirs = stores
+
+    async def look(store: RunStore) -> Commits:
+        seen = await store.commits()
+        assert seen is not None
+        return seen
+
+    before, before_there = await look(ours), await look(theirs)
+    assert (await look(ours), await look(theirs)) == (before, before_there)
+    await create(ours)
+    own, there = await look(ours), await look(theirs)
+    assert own.anybody != before.anybody
+    assert own.others == before.others
+    assert there.others != before_there.others
+    # Also where its own is the newest when it looks.
+    await create(theirs)
+    await create(ours)
+    assert (await look(ours)).others != own.others
 
 
 async def test_a_read_does_not_wait_for_a_writer(store: RunStore) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from store.model import Group, Horizon, LogPage, RunStatus
-from store.tail import Tail
+from store.tail import Commits, Tail
 from tests.doubles import FakeStore
 
 LONG_S = 1_000.0
@@ -253,21 +253,53 @@ async def test_a_statement_of_a_following_that_is_over_counts_for_nothing() -> N
 async def test_where_commits_can_be_seen_it_reads_only_if_there_was_one() -> None:
     """Several processes on one SQLite file have no broker: so this is how they hear of another."""
     store = FakeStore()
-    version, looks = 1, 0
+    seen, looks = Commits(1, 1), 0
 
-    async def data_version() -> int:
+    async def commits() -> Commits:
         nonlocal looks
         looks += 1
-        return version
+        return seen
 
-    store.data_version = data_version  # type: ignore[method-assign]
+    store.commits = commits  # type: ignore[method-assign]
     async with tailing(store, interval_s=0.01, look_s=0.001) as (_, follower):
         passed = follower.count("passed")
         await until(lambda: looks > 50)
         assert follower.count("passed") <= passed + 1
         store.create("r")
-        version += 1
+        seen = Commits(2, 2)
         await until(lambda: follower.groups)
         follower.needs = True
         passed = follower.count("passed")
         await until(lambda: follower.count("passed") > passed + 2)
+
+
+async def test_what_this_process_commits_is_read_in_its_time() -> None:
+    """A hint has told of it; to read the log for each commit costs as much as the commit."""
+    store = FakeStore()
+    seen, looks = Commits(1, 1), 0
+
+    async def commits() -> Commits:
+        nonlocal looks
+        looks += 1
+        return seen
+
+    store.commits = commits  # type: ignore[method-assign]
+
+    async def looked() -> None:
+        before = looks
+        await until(lambda: looks > before + 2)
+
+    async with tailing(store, look_s=0.001) as (_, follower):
+        await looked()
+        passed = follower.count("passed")
+        store.create("r")
+        seen = Commits(2, 1)
+        await looked()
+        assert follower.count("passed") == passed
+        seen = Commits(3, 2)
+        await until(lambda: follower.groups)
+    async with tailing(store, interval_s=0.01, look_s=0.001) as (_, follower):
+        await looked()
+        store.create("s")
+        seen = Commits(4, 2)
+        await until(lambda: follower.groups)
