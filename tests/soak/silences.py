@@ -8,9 +8,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from bench.http import Refused, read_answer, request
+from tests.processes import ProcessFailed, Server
 from tests.soak.reader import Late
 
 AFTER_OUTAGE_S: Final = 4.0
@@ -57,11 +59,14 @@ class Course:
             if now - due > LAG_S:
                 self.lags.append((now, now - due))
 
-    async def watch_metrics(self, ports: Mapping[str, int]) -> None:
-        """Notes what the gateways count, until cancelled."""
+    async def watch_gateways(self, gateways: Mapping[str, Server]) -> None:
+        """Notes what they count, and whether they had a core, until cancelled."""
         while True:
             await asyncio.sleep(1)
-            seen = {name: await _metrics(port) for name, port in ports.items()}
+            seen = {
+                name: await _metrics(gateway.port) | _cores(gateway)
+                for name, gateway in gateways.items()
+            }
             self.looks.append((time.monotonic(), seen))
 
     def lag(self, begun: float, ended: float) -> float:
@@ -92,7 +97,7 @@ class Course:
         return ", ".join(told) or "no fault"
 
     def counted(self, begun: float, ended: float) -> str:
-        """By how much the gateways' counters moved then."""
+        """By how much the gateways' counters moved then; what they had before a restart is gone."""
         times = [at for at, _ in self.looks]
         first, last = bisect_left(times, begun) - 1, bisect_left(times, ended)
         if first < 0 or last >= len(times):
@@ -102,7 +107,7 @@ class Course:
             f"{gateway}: "
             + ", ".join(
                 f"{metric.removeprefix('runstream_').removesuffix('_total')}"
-                f" {before[gateway].get(metric, 0):.0f} to {value:.0f}"
+                f" {value - before[gateway].get(metric, 0):+.1f}"
                 for metric, value in after[gateway].items()
             )
             for gateway in after
@@ -160,6 +165,17 @@ def silences(late: Sequence[Late], course: Course) -> Iterator[Silence]:
         silence = Silence(made, each.came, [each])
     if silence is not None:
         yield silence
+
+
+def _cores(gateway: Server) -> dict[str, float]:
+    """For how long its loop has computed, and waited for a core to do so, in s."""
+    try:
+        pid = gateway.pid
+        text = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text()
+    except (ProcessFailed, OSError):
+        return {}
+    computed, waited, _ = map(int, text.split())
+    return {"computed": computed / 1e9, "waited for a core": waited / 1e9}
 
 
 async def _metrics(port: int) -> dict[str, float]:

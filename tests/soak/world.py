@@ -92,9 +92,7 @@ class World:
         for _ in range(20):
             self._start(self._batch_readers())
         self._start(self.course.watch_lag())
-        self._start(
-            self.course.watch_metrics({name: each.port for name, each in self._gateways.items()})
-        )
+        self._start(self.course.watch_gateways(self._gateways))
         self._start(self._watch_memory())
         self._start(self.load.run())
 
