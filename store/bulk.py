@@ -6,6 +6,7 @@ than all that is done with them. PostgreSQL is handed one array a column.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, cast
@@ -94,6 +95,12 @@ def _among_keys(column: sa.Column[Any]) -> sa.TextClause:
     return sa.text(f"{name} IN (SELECT value FROM json_each(:keys))")
 
 
+def sqlite(connection: Connection) -> sqlite3.Connection:
+    """The driver's own connection, in the transaction that has begun: what it is handed costs a
+    tenth of what SQLAlchemy takes for a statement. Raises the driver's own errors."""
+    return cast("sqlite3.Connection", connection.connection.driver_connection)
+
+
 def _execute(connection: Connection, statement: _Statement, rows: Sequence[Sequence[Any]]) -> None:
     columns = [
         column if convert is None else [None if v is None else convert(v) for v in column]
@@ -102,7 +109,7 @@ def _execute(connection: Connection, statement: _Statement, rows: Sequence[Seque
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(statement.text, tuple(columns))
     else:
-        connection.exec_driver_sql(statement.text, list(zip(*columns, strict=True)))
+        sqlite(connection).executemany(statement.text, zip(*columns, strict=True))
 
 
 @lru_cache(1024)

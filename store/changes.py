@@ -25,7 +25,7 @@ from store.model import (
     RunStatus,
 )
 from store.rows import SLIM, WHOLE, run_of
-from store.tables import changes, log_cuts, log_state, runs
+from store.tables import changes, log_cuts, runs
 
 KEPT_OF_A_DELETED_RUN: Final = (
     "number",
@@ -83,14 +83,13 @@ def begin(connection: Connection, numbers: int) -> Moment:
     if connection.dialect.name == "postgresql":
         row = connection.execute(_PG_BEGIN, {"numbers": numbers}).one()
         return Moment(int(row.xid), row.at, row.numbers)
-    row = connection.execute(_SQLITE_BEGIN).one()
+    driver = bulk.sqlite(connection)
+    newest, last_number = driver.execute(_SQLITE_BEGIN).fetchone()
     if numbers:
-        connection.execute(
-            sa.update(log_state).values(last_number=log_state.c.last_number + numbers)
-        )
-    first = row.last_number + 1
+        driver.execute("UPDATE log_state SET last_number = last_number + ?", (numbers,))
+    first = last_number + 1
     # One transaction's changes have consecutive places in the log; the first is its id.
-    return Moment(row.seq + 1, _now(), range(first, first + numbers))
+    return Moment(newest + 1, _now(), range(first, first + numbers))
 
 
 _PG_BEGIN = sa.text(
@@ -103,7 +102,7 @@ _SEQ = "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0)"
 SQLITE_NEWEST: Final = f"SELECT {_SEQ}"
 """The place of the newest change in the log."""
 
-_SQLITE_BEGIN = sa.text(f"SELECT {_SEQ} AS seq, last_number FROM log_state")
+_SQLITE_BEGIN = f"SELECT {_SEQ}, last_number FROM log_state"
 
 
 def _now() -> datetime:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DatabaseError
 
-from store.engine.database import READERS, reason, to_its_end
+from store.engine.database import READERS, reason
 from store.errors import Unavailable
 
 P = ParamSpec("P")
@@ -38,6 +40,9 @@ class Sqlite:
         self._write_engine = _sqlite_engine(url, 1, begin="BEGIN IMMEDIATE")
         self._read_engine = _sqlite_engine(url, READERS, begin="BEGIN", query_only=True)
         self._plain_engine = _sqlite_engine(url, 1, begin=None)
+        self._writing: Connection | None = None
+        """The writer thread's connection; to take one out of a pool for each group costs as much
+        as to lock its rows."""
         self._watch: sqlite3.Connection | None = None
         self._watch_lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
@@ -51,12 +56,12 @@ class Sqlite:
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await self._in(self._writer, _committed, self._write_engine, work, args, kwargs)
+        return await self._in(self._writer, self._committed, work, args, kwargs)
 
     async def outside(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await self._in(self._writer, _committed, self._plain_engine, work, args, kwargs)
+        return await self._in(self._writer, _carried_out, self._plain_engine, work, args, kwargs)
 
     async def look(self, query: str) -> tuple[int, int]:
         """A number that moves when another connection has committed to the file, and the one that
@@ -79,21 +84,61 @@ class Sqlite:
                 raise Unavailable(reason(error)) from error
             return version, found
 
+    def _committed(
+        self, work: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> T:
+        try:
+            if self._writing is None:
+                self._writing = self._write_engine.connect()
+            with self._writing.begin():
+                return work(self._writing, *args, **kwargs)
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            if self._writing is not None:
+                self._writing.close()
+                self._writing = None
+            raise _told_apart(error) from error
+
     async def _in(self, pool: ThreadPoolExecutor, run: Callable[..., T], *args: Any) -> T:
-        # A thread cannot be stopped, and whoever cancels must not free its place in the pool
-        # while it still runs.
-        return await to_its_end(asyncio.get_running_loop().run_in_executor(pool, run, *args))
+        # As `run_in_executor`, which makes three futures of one and looks twice whether it was
+        # given a coroutine. A thread cannot be stopped: whoever cancels leaves it to its end.
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def work() -> None:
+            tell: Callable[[], None]
+            try:
+                tell = partial(_succeed, answer, run(*args))
+            except BaseException as error:
+                tell = partial(_fail, answer, error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(tell)
+            del tell  # an error's traceback has this frame
+
+        pool.submit(work)
+        return await answer
 
     async def close(self) -> None:
         for pool in (self._writer, self._readers):
             await asyncio.to_thread(pool.shutdown)
         if self._watch is not None:
             self._watch.close()
+        if self._writing is not None:
+            self._writing.close()
         for engine in (self._read_engine, self._plain_engine, self._write_engine):
             await asyncio.to_thread(engine.dispose)
 
 
-def _committed(
+def _succeed(answer: asyncio.Future[T], result: T) -> None:
+    if not answer.cancelled():
+        answer.set_result(result)
+
+
+def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
+    if not answer.cancelled():
+        answer.set_exception(error)
+
+
+def _carried_out(
     engine: Engine, work: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> T:
     try:
@@ -169,7 +214,7 @@ def _sqlite_engine(
 
         @event.listens_for(engine, "begin")
         def begun(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
+            cast("sqlite3.Connection", connection.connection.driver_connection).execute(begin)
 
     return engine
 

@@ -247,6 +247,8 @@ class Held:
             for one in submissions
             if one.key is not None
         }
+        if not wanted:
+            return
         columns = (answers.c.project, answers.c.key)
         for row in self._claim(answers, columns, wanted, sa.select(answers)):
             self.answers[row.project, row.key] = (row.fingerprint, row.outcomes)
@@ -257,6 +259,8 @@ class Held:
             if has_key(command):
                 key = key_of(command)
                 wanted.setdefault(key, {**key._asdict(), "run_id": command.run_id})
+        if not wanted:
+            return
         columns = (
             idempotency_keys.c.project,
             idempotency_keys.c.task_identifier,
@@ -297,6 +301,8 @@ class Held:
                         "used_at": now,
                     },
                 )
+        if not wanted:
+            return
         columns = (used_tokens.c.project, used_tokens.c.token_id)
         for row in self._claim(used_tokens, columns, wanted, sa.select(used_tokens)):
             token = (row.project, row.token_id)
