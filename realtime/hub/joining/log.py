@@ -108,7 +108,7 @@ class Replay:
         where that is cut, or too much."""
         member, project = self._member, self._project
         member.join_horizon = since
-        page, meet, narrowed = await self._log.first_page(since, member.wish.selection.run_id)
+        page, read_since, narrowed = await self._log.first_page(since, member.wish.selection.run_id)
         first = page.horizon
         if project.ring is not None:
             project.ring.saw(first)
@@ -124,7 +124,7 @@ class Replay:
             after = page.next
             if after is None:
                 break
-            page = await self._log.page(meet, after, narrowed)
+            page = await self._log.page(read_since, after, narrowed)
         member.join_horizon = first
         return first
 
