@@ -5,7 +5,7 @@ from store.model.batch import Batch
 from store.model.change import Change, ChangeKind, Facet, Group
 from store.model.horizon import Cursor, Horizon
 from store.model.ids import IdMaker, new_id
-from store.model.jobrun import JobRun, Plan, PlannedStep
+from store.model.job_run import JobRun, Plan, PlannedStep
 from store.model.pages import LogPage, SnapshotPage
 from store.model.run import (
     ALWAYS_SENT,
