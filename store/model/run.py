@@ -33,8 +33,8 @@ class RunStatus(StrEnum):
 class Run(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One execution of a task, as it stands at one version.
 
-    The fields are DESIGN.md's, but for the last ones, which never leave the store's process
-    family: they are not in `WIRE_FIELDS`.
+    `project` and the fields from `job_id` on are not in `WIRE_FIELDS`: they never leave the
+    servers.
     """
 
     id: str

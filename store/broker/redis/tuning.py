@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """The defaults are DESIGN.md's; tests are in more of a hurry."""
+    """The defaults are for servers; tests are in more of a hurry."""
 
     beat_s: float = 1.0
     """How often a process publishes its heartbeat to itself."""
