@@ -300,8 +300,8 @@ RULES: Final[dict[str, Rule]] = {
         (
             Edit(
                 FROM_LOG,
-                "            page = await self._log.page(meet, after, narrowed)\n",
-                "            page = await self._log.page(meet, after, narrowed)\n"
+                "            page = await self._log.page(read_since, after, narrowed)\n",
+                "            page = await self._log.page(read_since, after, narrowed)\n"
                 "            first = page.horizon\n",
             ),
         ),
