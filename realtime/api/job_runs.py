@@ -19,15 +19,8 @@ from store.commands import Command, CreateRun, DeleteRun, JobOrder, NewRun, Upda
 from store.errors import NotFound
 from store.jobs.following import JobRunStatus, statuses_of
 from store.jobs.runs import JobRunQuery
-from store.model import (
-    Filter,
-    JobRun,
-    Run,
-    RunStatus,
-    Selection,
-    new_id,
-)
-from store.wire import wire_job_run  # fmt: skip
+from store.model import Filter, JobRun, Run, RunStatus, Selection, new_id
+from store.wire import wire_job_run
 
 # ---------------------------------------------------------------------------- what goes in and out
 

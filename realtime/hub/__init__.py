@@ -1,7 +1,8 @@
 """Hands each change to the subscriptions that it matches; joins history to live.
 
-`hub` has the connections and the time, `admission` says who is let in, `project` what is next in one project and whom it is shown to, `joining`
-the way of each subscription from its history to live.
+`hub` has the connections and the time, `admission` says who is let in, `project` what is next in
+one project and whom it is shown to, `joining` has the way of each subscription from its history to
+live.
 """
 
 from realtime.hub.connection import Connection, Outlet
