@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from realtime.hub.connection import Connection, end
-from realtime.hub.joining.log import Replay
+from realtime.hub.joining.replay import Replay
 from realtime.hub.joining.shared import Shared
 from realtime.hub.joining.showing import Showing
 from realtime.hub.joining.snapshot import FromSnapshot

@@ -1,4 +1,4 @@
-"""Joins from the log: what a horizon has not seen, in pages that several share."""
+"""The log as those who join read it: what a horizon has not seen, in pages that several share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Awaitable, Iterable
 from typing import Final
 
 from realtime.hub.joining.reading import Reading
-from realtime.hub.joining.showing import Showing
 from realtime.hub.project import Project
 from realtime.ring import FIRST_STEP, meet
-from realtime.session import Member
 from store.errors import CannotContinue
 from store.model import Horizon, LogPage, Selection
 
@@ -92,41 +90,6 @@ class Log:
             limit=limit,
             selection=selection,
         )
-
-
-class Replay:
-    """Shows one subscription what its history in the log is."""
-
-    def __init__(self, project: Project, log: Log, member: Member, showing: Showing) -> None:
-        self._project = project
-        self._log = log
-        self._member = member
-        self._showing = showing
-
-    async def show(self, since: Horizon) -> Horizon:
-        """Shows what `since` has not seen; returns what the first page has. Raises CannotContinue
-        where that is cut, or too much."""
-        member, project = self._member, self._project
-        member.join_horizon = since
-        page, read_since, narrowed = await self._log.first_page(since, member.wish.selection.run_id)
-        first = page.horizon
-        if project.ring is not None:
-            project.ring.saw(first)
-        count = 0
-        while True:
-            count += sum(
-                not since.seen(change.xid) for group in page.groups for change in group.changes
-            )
-            if count > project.services.replay_changes:
-                raise CannotContinue("too_far_behind")
-            await self._showing.groups(page.groups)
-            self._showing.remember(page.groups, first)
-            after = page.next
-            if after is None:
-                break
-            page = await self._log.page(read_since, after, narrowed)
-        member.join_horizon = first
-        return first
 
 
 def open_of(since: Horizon, waiting: Iterable[Horizon]) -> int:

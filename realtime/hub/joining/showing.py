@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
 
 from realtime import protocol
 from realtime.hub.connection import Connection
+from realtime.hub.joining.parcels import Parcels
 from realtime.hub.joining.reading import Reading
 from realtime.hub.joining.target import Target
 from realtime.hub.parcel import Parcel
@@ -17,29 +17,6 @@ from realtime.mailbox import MESSAGE_BYTES
 from realtime.session import Member
 from realtime.subscription import Wish
 from store.model import Facet, Group, Horizon, Run
-
-PARCELS: Final = 5_000
-
-
-class Parcels:
-    """Groups on their way to those who join; each the same for all who are shown it now."""
-
-    def __init__(self) -> None:
-        self._parcels: dict[tuple[int, bool], Parcel] = {}
-
-    def of(self, group: Group, payload: bytes | None) -> Parcel:
-        """The group, with the payload of its run."""
-        key = (id(group), payload is None)
-        parcel = self._parcels.get(key)
-        if parcel is None:
-            if len(self._parcels) >= PARCELS:
-                self._parcels.clear()
-            parcel = self._parcels[key] = Parcel(group, payload)
-        return parcel
-
-    def clear(self) -> None:
-        """Nobody joins any more."""
-        self._parcels.clear()
 
 
 class Showing:

@@ -6,8 +6,8 @@ import asyncio
 from typing import Final
 
 from realtime.errors import StoreAway
-from realtime.hub.joining.log import Replay
 from realtime.hub.joining.reading import Reading
+from realtime.hub.joining.replay import Replay
 from realtime.hub.joining.showing import Showing
 from realtime.hub.joining.target import Target
 from realtime.hub.project import Project

@@ -14,7 +14,7 @@ ORDER: Final = "realtime/hub/project/order.py"
 BATCHES: Final = "realtime/hub/project/batches.py"
 DISPATCH: Final = "realtime/hub/project/dispatch.py"
 JOINING: Final = "realtime/hub/joining/joining.py"
-FROM_LOG: Final = "realtime/hub/joining/log.py"
+REPLAY: Final = "realtime/hub/joining/replay.py"
 FROM_SNAPSHOT: Final = "realtime/hub/joining/snapshot.py"
 SHOWING: Final = "realtime/hub/joining/showing.py"
 SUBSCRIPTION: Final = "realtime/subscription.py"
@@ -299,7 +299,7 @@ RULES: Final[dict[str, Rule]] = {
         "A replay goes live at the horizon of its first page.",
         (
             Edit(
-                FROM_LOG,
+                REPLAY,
                 "            page = await self._log.page(read_since, after, narrowed)\n",
                 "            page = await self._log.page(read_since, after, narrowed)\n"
                 "            first = page.horizon\n",
