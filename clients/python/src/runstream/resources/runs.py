@@ -23,7 +23,7 @@ from runstream.commands import (
 )
 from runstream.errors import ProtocolError, Refused
 from runstream.http import Http, part, problem_of, read
-from runstream.models import AnyRun, AnyTask, Run, RunStatus, Task
+from runstream.models import AnyRun, AnyTask, OutputT, PayloadT, Run, RunStatus, Task
 from runstream.resources.models import HistoryEntry
 from runstream.resources.paging import Listing, Page
 
@@ -38,10 +38,10 @@ O4 = TypeVar("O4")
 
 
 @dataclass(frozen=True)
-class Created(Generic[P1, O1]):
+class Created(Generic[PayloadT, OutputT]):
     """A run as it was made, or, if its idempotency key was used before, as it stands."""
 
-    run: Run[P1, O1]
+    run: Run[PayloadT, OutputT]
     is_new: bool
     token: str | None
     """A public access token that reads this run, for a day; for a browser, say."""
