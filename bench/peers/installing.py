@@ -8,8 +8,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.processes import make_folder
-
 WITHIN_S = 600.0
 
 
@@ -37,7 +35,3 @@ def run(what: str, command: Sequence[str], folder: Path, **env: str) -> None:
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise NotHad(f"{what} could not be installed: {said[-1] if said else done.returncode}")
-
-
-def folder_for(what: str) -> Path:
-    return make_folder(what)

