@@ -80,8 +80,11 @@ class Claims:
                         async with asyncio.timeout(left_s):
                             tried = await self._wishes.wait(wish)
                     except TimeoutError:
-                        # One last look, as the wait is over.
-                        tried = await self._wishes.look(wish)
+                        # One last look, as the wait is over; unless it was told in this turn.
+                        tried = self._wishes.told(wish) or await self._wishes.look(wish)
+        except asyncio.CancelledError:
+            self._wishes.refuse(wish)
+            raise
         finally:
             self._wishes.drop(wish)
         return tried.run

@@ -131,6 +131,7 @@ class Writer:
         self._groups: set[asyncio.Task[None]] = set()
         self._wishes = Wishes() if wishes is None else wishes
         self._wishes.begin = self._start_groups
+        self._wishes.give_back = self._give_back
         self._begun_at = 0.0
         """When the last group was begun, by the loop's clock."""
         self._look: asyncio.TimerHandle | None = None
@@ -344,6 +345,7 @@ class Writer:
         submission = Submission(project=run.project, commands=steps, atomic=True)
         self._queue.append(_Waiting(submission, future))
         self._waiting += len(steps)
+        self._start_groups()
 
     async def _after_a_lost_commit(
         self, transaction: _Transaction, error: OutcomeUnknown

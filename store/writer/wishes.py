@@ -87,6 +87,8 @@ class Wishes:
     def __init__(self) -> None:
         self.begin: Callable[[], None] = lambda: None
         """Called when there is something to look for: begins a transaction if it can."""
+        self.give_back: Callable[[Run], None] = lambda _run: None
+        """Called with what was found for a wish whose claimer has gone in the same turn."""
         self._all: dict[Wish, None] = {}
         self._looking: dict[Wish, None] = {}
         """Those that no transaction has taken along yet."""
@@ -125,6 +127,19 @@ class Wishes:
         wish.future = asyncio.get_running_loop().create_future()
         wish.looks = False
         return wish.future
+
+    def told(self, wish: Wish) -> Tried | None:
+        """What was found for it, if it has been told that already."""
+        future = wish.future
+        if not future.done() or future.cancelled() or future.exception() is not None:
+            return None
+        return future.result()
+
+    def refuse(self, wish: Wish) -> None:
+        """Its claimer has gone: a run that it has been told of already is given back."""
+        told = self.told(wish)
+        if told is not None and told.run is not None:
+            self.give_back(told.run)
 
     def drop(self, wish: Wish) -> None:
         """It waits no more; what is found all the same is found for nobody."""

@@ -33,7 +33,7 @@ from store.model import Run, RunStatus, new_id
 from store.once import Key
 from store.tables import heartbeats
 from store.writer.group import Committed, run_group
-from store.writer.wishes import Tried, Wish
+from store.writer.wishes import NOTHING, Tried, Wish, Wishes
 from tests.builders import AT, PROJECT, a_run, seconds
 from tests.store.jobbing import (
     a_job,
@@ -266,6 +266,55 @@ async def test_a_claimer_that_is_gone_leaves_nothing_claimed(store: RunStore, ta
     got = await claim(store, task, wait_s=30.0)
     assert got is not None
     assert got.id == run.id
+
+
+async def test_a_claimer_that_goes_in_the_turn_of_its_run_leaves_nothing_claimed(
+    store: RunStore, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told of its run, but not running yet: a task cancelled now never sees what it was told."""
+    told = store.claims._wishes.back
+
+    def and_cancel(*args: Any) -> list[Run]:
+        left = told(*args)
+        if any(isinstance(one, Tried) and one.run is not None for one in args[1]):
+            monkeypatch.undo()
+            waiting.cancel()
+        return left
+
+    monkeypatch.setattr(store.claims._wishes, "back", and_cancel)
+    waiting = asyncio.create_task(claim(store, task, wait_s=30.0))
+    await until(lambda: _parked(store.claims, 1))
+    run = await queued(store, task)
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    await until(lambda: _is(store, run, QUEUED), "the run's return to the queue")
+    again = await claim(store, task)
+    assert again is not None
+    assert (again.id, again.attempt) == (run.id, 2)
+
+
+async def test_a_wait_that_ends_in_the_turn_of_its_run_has_the_run(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would else be claimed, and told to nobody, until its lease runs out."""
+    run = a_run()
+    wishes = Wishes()
+    loop = asyncio.get_running_loop()
+    claims = Claims(store.database, wishes)
+    waiting = asyncio.create_task(claims.claim(PROJECT, ["t"], "w", 60, wait_s=30.0))
+    await asyncio.sleep(0)
+    wishes.back(wishes.take(waiting=False), [NOTHING])
+    await asyncio.sleep(0)
+    (wish,) = wishes.take(waiting=True)
+    assert not wish.looks
+    late = loop.time() + 60
+    monkeypatch.setattr(loop, "time", lambda: late)
+    # The timer is due in this turn of the loop, and comes after what is told now.
+    await asyncio.sleep(0)
+    wishes.back([wish], [Tried(run)])
+    monkeypatch.undo()
+    async with asyncio.timeout(20):
+        assert await waiting == run
 
 
 async def test_the_same_idempotency_key_claims_once(store: RunStore, task: str) -> None:
