@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from realtime.hub.cohorts import Cohort
 from realtime.hub.flights import Flights
@@ -14,6 +14,9 @@ from realtime.hub.tasks import Tasks
 from realtime.session import Moment
 from store.model import Batch, Change, ListKey, Selection, SnapshotPage
 from store.tail import TailStore
+
+SLICE: Final = 100
+"""After how many groups of a long read the sockets get their turn."""
 
 
 class Store(TailStore, Protocol):

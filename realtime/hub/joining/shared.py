@@ -5,7 +5,7 @@ from __future__ import annotations
 from realtime.hub.joining.log import Log
 from realtime.hub.joining.parcels import Parcels
 from realtime.hub.joining.reading import Reading
-from realtime.hub.joining.ring import Recent
+from realtime.hub.joining.recent import Recent
 from realtime.hub.joining.snapshot import Snapshots
 from realtime.hub.project import Project
 

@@ -12,7 +12,7 @@ from realtime.hub.joining.reading import Reading
 from realtime.hub.joining.target import Target
 from realtime.hub.parcel import Parcel
 from realtime.hub.payloads import Payloads
-from realtime.hub.project.order import SLICE
+from realtime.hub.services import SLICE
 from realtime.mailbox import MESSAGE_BYTES
 from realtime.session import Member
 from realtime.subscription import Wish

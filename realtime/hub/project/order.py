@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from realtime.hub.payloads import LOAD_RUNS
-from realtime.hub.services import Services
+from realtime.hub.services import SLICE, Services
 from realtime.session import Moment
 from store.broker import Hint
 from store.errors import CannotContinue, Unavailable
@@ -16,8 +16,6 @@ from store.model import Change, ChangeKind, Group, Horizon, Selection
 
 HELD_HINTS: Final = 1_000
 """How many hints of one run wait while it is fetched."""
-SLICE: Final = 100
-"""After how many groups of a long read the sockets get their turn."""
 FETCH_CHANGES: Final = 10_000
 
 HandOn: TypeAlias = Callable[[Group, Mapping[str, bytes | None]], bool]
