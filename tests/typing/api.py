@@ -149,8 +149,11 @@ async def over_http(client: Runstream, run_id: str) -> None:
     assert_type(await client.runs.get(run_id, task=send_invoice), Run[InvoiceRequest, Invoice])
     assert_type(await client.runs.get(run_id), Run[Any, Any])
     listing = client.runs.list(tasks=(send_invoice, refund), limit=10)
-    assert_type(listing, Listing[Run[InvoiceRequest, Invoice] | Run[RefundRequest, list[str]]])
-    assert_type(await listing, Page[Run[InvoiceRequest, Invoice] | Run[RefundRequest, list[str]]])
+    assert_type(listing, Listing[Run[InvoiceRequest, Invoice] | Run[RefundRequest, list[str]], str])
+    page = await listing
+    assert_type(page, Page[Run[InvoiceRequest, Invoice] | Run[RefundRequest, list[str]], str])
+    assert_type(page.next, str | None)
+    assert_type((await client.runs.history(run_id)).next, int | None)
     async for run in client.runs.list(tags="user:7"):
         assert_type(run, Run[Any, Any])
     claimed = await client.runs.claim((send_invoice, refund), worker="w", lease_s=30)

@@ -38,7 +38,7 @@ class Artifacts:
     async def list(self, run_id: str) -> Sequence[Artifact]:
         """The run's artifacts, less their bytes."""
         path = f"/v1/runs/{part(run_id)}/artifacts"
-        return (await self._http.call(Page[Artifact], "GET", path)).data
+        return (await self._http.call(Page[Artifact, str], "GET", path)).data
 
     async def get(self, artifact_id: str) -> Artifact:
         """What is known of the artifact, less its bytes."""

@@ -78,9 +78,9 @@ class Workflows:
         """The workflow as it stands."""
         return await self._http.call(Workflow, "GET", f"/v1/workflows/{part(workflow_id)}")
 
-    def list(self, *, limit: int | None = None, after: str | None = None) -> Listing[Workflow]:
+    def list(self, *, limit: int | None = None, after: str | None = None) -> Listing[Workflow, str]:
         """All workflows."""
-        return listing(self._http, Page[Workflow], "/v1/workflows", limit=limit, after=after)
+        return listing(self._http, Page[Workflow, str], "/v1/workflows", limit=limit, after=after)
 
     async def replace(
         self,
@@ -136,9 +136,9 @@ class Jobs:
         """The job as it stands."""
         return await self._http.call(Job, "GET", f"/v1/jobs/{part(job_id)}")
 
-    def list(self, *, limit: int | None = None, after: str | None = None) -> Listing[Job]:
+    def list(self, *, limit: int | None = None, after: str | None = None) -> Listing[Job, str]:
         """All jobs."""
-        return listing(self._http, Page[Job], "/v1/jobs", limit=limit, after=after)
+        return listing(self._http, Page[Job, str], "/v1/jobs", limit=limit, after=after)
 
     async def replace(
         self,
@@ -200,13 +200,13 @@ class JobRuns:
         job_id: str | None = None,
         limit: int | None = None,
         after: str | None = None,
-    ) -> Listing[JobRun]:
+    ) -> Listing[JobRun, str]:
         """Job runs, newest first."""
         several = statuses if statuses is None or isinstance(statuses, str) else tuple(statuses)
 
-        async def fetch(place: str | None) -> Page[JobRun]:
+        async def fetch(place: str | None) -> Page[JobRun, str]:
             query = given(status=several, jobId=job_id, limit=limit, after=place)
-            page = await self._http.call(Page[_JobRun], "GET", "/v1/job-runs", query=query)
+            page = await self._http.call(Page[_JobRun, str], "GET", "/v1/job-runs", query=query)
             return Page([one.made() for one in page.data], page.next)
 
         return Listing(fetch, after)

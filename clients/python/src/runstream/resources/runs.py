@@ -129,32 +129,32 @@ class Runs:
     @overload
     def list(
         self, *, tasks: Task[P1, O1] | tuple[Task[P1, O1]], **filters: Unpack[ListOptions]
-    ) -> Listing[Run[P1, O1]]: ...
+    ) -> Listing[Run[P1, O1], str]: ...
     @overload
     def list(
         self, *, tasks: tuple[Task[P1, O1], Task[P2, O2]], **filters: Unpack[ListOptions]
-    ) -> Listing[Run[P1, O1] | Run[P2, O2]]: ...
+    ) -> Listing[Run[P1, O1] | Run[P2, O2], str]: ...
     @overload
     def list(
         self,
         *,
         tasks: tuple[Task[P1, O1], Task[P2, O2], Task[P3, O3]],
         **filters: Unpack[ListOptions],
-    ) -> Listing[Run[P1, O1] | Run[P2, O2] | Run[P3, O3]]: ...
+    ) -> Listing[Run[P1, O1] | Run[P2, O2] | Run[P3, O3], str]: ...
     @overload
     def list(
         self,
         *,
         tasks: tuple[Task[P1, O1], Task[P2, O2], Task[P3, O3], Task[P4, O4]],
         **filters: Unpack[ListOptions],
-    ) -> Listing[Run[P1, O1] | Run[P2, O2] | Run[P3, O3] | Run[P4, O4]]: ...
+    ) -> Listing[Run[P1, O1] | Run[P2, O2] | Run[P3, O3] | Run[P4, O4], str]: ...
     @overload
     def list(
         self, *, tasks: AnyTasks | None = None, **filters: Unpack[ListOptions]
-    ) -> Listing[AnyRun]: ...
+    ) -> Listing[AnyRun, str]: ...
     def list(
         self, *, tasks: AnyTasks | None = None, **filters: Unpack[ListOptions]
-    ) -> Listing[Any]:
+    ) -> Listing[Any, str]:
         """Runs, newest first: `await` it for a page, `async for` it for all of them."""
         names, types = split_tasks(tasks)
         query = {
@@ -169,9 +169,9 @@ class Runs:
             "limit": filters.get("limit"),
         }
 
-        async def fetch(after: str | None) -> Page[AnyRun]:
+        async def fetch(after: str | None) -> Page[AnyRun, str]:
             page = await self._http.call(
-                Page[AnyRun], "GET", "/v1/runs", query={**query, "after": after}
+                Page[AnyRun, str], "GET", "/v1/runs", query={**query, "after": after}
             )
             return Page([typed(run, types) for run in page.data], page.next)
 
@@ -314,13 +314,13 @@ class Runs:
 
     def history(
         self, run_id: str, *, after_version: int | None = None, limit: int | None = None
-    ) -> Listing[HistoryEntry]:
+    ) -> Listing[HistoryEntry, int]:
         """What has become of the run, version by version."""
 
-        async def fetch(after: int | None) -> Page[HistoryEntry]:
+        async def fetch(after: int | None) -> Page[HistoryEntry, int]:
             query = given(afterVersion=after, limit=limit)
             path = _path(run_id, "changes")
-            return await self._http.call(Page[HistoryEntry], "GET", path, query=query)
+            return await self._http.call(Page[HistoryEntry, int], "GET", path, query=query)
 
         return Listing(fetch, after_version)
 

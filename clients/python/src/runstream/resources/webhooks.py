@@ -41,9 +41,9 @@ class Webhooks:
         """The webhook as it stands."""
         return await self._http.call(Webhook, "GET", _path(webhook_id))
 
-    def list(self, *, limit: int | None = None, after: str | None = None) -> Listing[Webhook]:
+    def list(self, *, limit: int | None = None, after: str | None = None) -> Listing[Webhook, str]:
         """All webhooks."""
-        return listing(self._http, Page[Webhook], "/v1/webhooks", limit=limit, after=after)
+        return listing(self._http, Page[Webhook, str], "/v1/webhooks", limit=limit, after=after)
 
     async def update(
         self,
@@ -70,13 +70,13 @@ class Webhooks:
 
     def deliveries(
         self, webhook_id: str, *, limit: int | None = None, after: str | None = None
-    ) -> Listing[Delivery]:
+    ) -> Listing[Delivery, str]:
         """What it was sent, and how that went."""
 
-        async def fetch(place: str | None) -> Page[Delivery]:
+        async def fetch(place: str | None) -> Page[Delivery, str]:
             query = given(limit=limit, after=place)
             page = await self._http.call(
-                Page[dict[str, Any]], "GET", _path(webhook_id, "deliveries"), query=query
+                Page[dict[str, Any], str], "GET", _path(webhook_id, "deliveries"), query=query
             )
             return Page([_delivery(one) for one in page.data], page.next)
 
