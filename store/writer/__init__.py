@@ -352,8 +352,8 @@ class Writer:
     ) -> Committed | None:
         """What was committed, if the database says that it was; None if it says it was not."""
         committed = transaction.result
-        if committed is None:
-            return None
+        if committed is None or not committed.xid:
+            return None  # nothing was written
         outcome = None
         try:
             async with asyncio.timeout(OUTCOME_WAIT_S):

@@ -375,6 +375,21 @@ async def test_a_batch_alone_leaves_nothing_in_the_log_and_is_asked_for_all_the_
     assert (await task).batch == await store.get_batch(PROJECT, batch_id)
 
 
+async def test_a_claim_that_found_nothing_has_no_outcome_to_be_unknown(
+    proxied: tuple[Proxy, RunStore, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has written nothing, so it is looked once more. Without an id to ask for, all who waited
+    for a run were told that theirs may be claimed."""
+    proxy, store, _url = proxied
+    await create(store)
+    at = AtCommit(monkeypatch, lambda: proxy.stall(Way.DOWN))
+    task = asyncio.create_task(store.claims.claim(PROJECT, ["nobody-makes-it"], "w", 60))
+    await until(lambda: at.committed is not None)
+    proxy.cut()
+    proxy.flow(Way.DOWN)
+    assert await task is None
+
+
 async def test_a_commit_that_never_arrived_is_made_again_once(
     proxied: tuple[Proxy, RunStore, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
