@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Final, Generic, Literal, TypedDict
 
 import msgspec
 
-from runstream.models import AnyTask, RunStatus, Task
-
-PayloadT = TypeVar("PayloadT")
-OutputT = TypeVar("OutputT")
+from runstream.models import AnyTask, OutputT, PayloadT, RunStatus, Task
 
 UNSET: Final[Any] = msgspec.UNSET
 """Not given: null is a value of its own."""

@@ -16,6 +16,16 @@ OutputT = TypeVar("OutputT")
 PayloadT_co = TypeVar("PayloadT_co", covariant=True)
 OutputT_co = TypeVar("OutputT_co", covariant=True)
 
+# The payloads and outputs of several tasks that are named together.
+P1 = TypeVar("P1")
+O1 = TypeVar("O1")
+P2 = TypeVar("P2")
+O2 = TypeVar("O2")
+P3 = TypeVar("P3")
+O3 = TypeVar("O3")
+P4 = TypeVar("P4")
+O4 = TypeVar("O4")
+
 
 class RunStatus(StrEnum):
     """Where a run stands."""

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypedDict, TypeVar, Unpack, overload
+from typing import Any, TypedDict, Unpack, overload
 
 from runstream import protocol
 from runstream.commands import AnyTasks, split_tasks, time_text
 from runstream.connection import Connection
 from runstream.errors import ClientClosed, StreamEnded
 from runstream.merging import FIELD_NAMES
-from runstream.models import AnyRun, AnyTask, Run, RunStatus, Task
+from runstream.models import (
+    O1,
+    O2,
+    O3,
+    O4,
+    P1,
+    P2,
+    P3,
+    P4,
+    AnyRun,
+    AnyTask,
+    Run,
+    RunStatus,
+    Task,
+)
 from runstream.subscription import Subscription
-
-P1 = TypeVar("P1")
-O1 = TypeVar("O1")
-P2 = TypeVar("P2")
-O2 = TypeVar("O2")
-P3 = TypeVar("P3")
-O3 = TypeVar("O3")
-P4 = TypeVar("P4")
-O4 = TypeVar("O4")
 
 
 class StreamOptions(TypedDict, total=False):

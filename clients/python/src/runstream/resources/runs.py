@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, TypedDict, Unpack, overload
 
 import msgspec
 
@@ -23,18 +23,25 @@ from runstream.commands import (
 )
 from runstream.errors import ProtocolError, Refused
 from runstream.http import Http, part, problem_of, read
-from runstream.models import AnyRun, AnyTask, OutputT, PayloadT, Run, RunStatus, Task
+from runstream.models import (
+    O1,
+    O2,
+    O3,
+    O4,
+    P1,
+    P2,
+    P3,
+    P4,
+    AnyRun,
+    AnyTask,
+    OutputT,
+    PayloadT,
+    Run,
+    RunStatus,
+    Task,
+)
 from runstream.resources.models import HistoryEntry
 from runstream.resources.paging import Listing, Page
-
-P1 = TypeVar("P1")
-O1 = TypeVar("O1")
-P2 = TypeVar("P2")
-O2 = TypeVar("O2")
-P3 = TypeVar("P3")
-O3 = TypeVar("O3")
-P4 = TypeVar("P4")
-O4 = TypeVar("O4")
 
 
 @dataclass(frozen=True)
