@@ -29,7 +29,6 @@ class Called:
     p50_ms: float
     p90_ms: float
     p99_ms: float
-    p999_ms: float
     max_ms: float
 
     @property
@@ -57,7 +56,7 @@ class Callers:
         said = await self.said(within_s)
         if said["answered"] != self._count:
             raise Lost(f"{said['answered']} of {self._count} were answered")
-        times = [said[f"{name}_us"] / 1_000 for name in ("p50", "p90", "p99", "p999", "max")]
+        times = [said[f"{name}_us"] / 1_000 for name in ("p50", "p90", "p99", "max")]
         return Called(self._count, said["wall_s"], said["cpu_s"], *times)
 
     async def said(self, within_s: float) -> dict[str, Any]:
