@@ -110,8 +110,9 @@ class Wishes:
     def look(self, wish: Wish) -> asyncio.Future[Tried]:
         """What comes of one look for it: of the next, or of the one that is under way."""
         wish.future = asyncio.get_running_loop().create_future()
+        # Who goes along only for what the group queues is not looked for in it.
+        wish.missed = wish.riding and not wish.looks
         wish.looks = True
-        wish.missed = False
         self._all[wish] = None
         if self._closed:
             wish.future.set_exception(_stopping())
@@ -152,7 +153,7 @@ class Wishes:
         some = list(islice(self._looking, AT_ONCE))
         if waiting:
             some += islice(filter(_waits, self._all), AT_ONCE - len(some))
-            some.sort(key=lambda wish: wish.order)
+        some.sort(key=lambda wish: wish.order)
         for wish in some:
             wish.riding = True
             self._looking.pop(wish, None)
@@ -168,10 +169,12 @@ class Wishes:
                     left.append(one.run)
             elif isinstance(one, StoreError):
                 wish.future.set_exception(one)
-            elif one.run is not None or one.again or wish.looks or self._closed:
+            elif one.run is not None or one.again or self._closed:
                 wish.future.set_result(one)
             elif wish.missed:
                 self._look_again(wish)
+            elif wish.looks:
+                wish.future.set_result(one)
         return left
 
     def fail(self, some: Sequence[Wish], error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -417,6 +418,34 @@ async def test_what_the_group_takes_out_of_the_queue_is_not_handed_out(
     assert ids(got) == [second.id, third.id, None]
     assert (await store.get_run(PROJECT, second.id)).metadata == {"noted": True}
     assert (await store.get_run(PROJECT, first.id)).status == RunStatus.CANCELED
+
+
+async def test_who_has_waited_longer_is_looked_for_first() -> None:
+    """Whichever of them came to look first: the oldest run is for the oldest claim."""
+    wishes = Wishes()
+    older, newer = a_wish("t"), a_wish("t")
+    for wish in (older, newer):
+        wishes.look(wish)
+    wishes.back(wishes.take(waiting=False), [NOTHING] * 2)
+    wishes.wait(older)
+    wishes.look(newer)
+    wishes.wake(Counter({(PROJECT, "t"): 1}))
+    assert wishes.take(waiting=False) == [older, newer]
+
+
+async def test_the_last_look_of_a_wait_is_one() -> None:
+    """Who only goes along with a group is given what that queues, and not looked for."""
+    wishes = Wishes()
+    wishes.look(wish := a_wish("t"))
+    wishes.back(wishes.take(waiting=False), [NOTHING])
+    wishes.wait(wish)
+    assert wishes.take(waiting=True) == [wish]
+    last = wishes.look(wish)  # its wait is over
+    wishes.back([wish], [NOTHING])
+    assert not last.done()
+    assert wishes.take(waiting=False) == [wish]
+    wishes.back([wish], [NOTHING])
+    assert last.result() == NOTHING
 
 
 async def test_a_claim_does_not_fail_with_the_group_that_takes_it_along(
