@@ -190,6 +190,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """The caller's `Idempotency-Key`: repeated within 24 h, the first outcomes are returned."""
     fingerprint: str = ""
     """A digest of the request; the key with another one is refused."""
+    forgets: str | None = None
+    """An `Idempotency-Key` that is as if never used once this is done."""
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from store.commands import (
 from store.engine import Database
 from store.errors import OutcomeUnknown, StoreError, Unavailable
 from store.model import Change, Run, RunStatus
+from store.once import Key
 from store.tables import changes
 from store.writer.group import Committed, run_group
 from store.writer.held import Overtaken
@@ -331,18 +332,26 @@ class Writer:
                 one.future.set_exception(outcome)
             else:
                 one.future.set_result(outcome)
-        for run in self._wishes.back(wishes, committed.tried):
-            self._give_back(run)
+        self._wishes.back(wishes, committed.tried)
 
-    def _give_back(self, run: Run) -> None:
-        """Queues a run again whose claimer is gone: before its lease would have run out."""
+    def _give_back(self, run: Run, key: Key | None) -> None:
+        """Queues a run again whose claimer is gone: before its lease would have run out.
+
+        The claim's key is forgotten: who comes again with it would be told of an attempt that is
+        over.
+        """
         steps = tuple(
             UpdateRun(project=run.project, run_id=run.id, status=to, if_attempt=run.attempt)
             for to in (RunStatus.REATTEMPTING, RunStatus.QUEUED)
         )
         future: asyncio.Future[Outcomes] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_given_back)
-        submission = Submission(project=run.project, commands=steps, atomic=True)
+        submission = Submission(
+            project=run.project,
+            commands=steps,
+            atomic=True,
+            forgets=None if key is None else key.key,
+        )
         self._queue.append(_Waiting(submission, future))
         self._waiting += len(steps)
         self._start_groups()

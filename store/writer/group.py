@@ -89,7 +89,10 @@ def run_group(
         if group is None:
             group = _Group(held, staged, changes.begin(connection, 0), limits)
         claimed = [group.carry_out(claim) for claim in claims.values()]
-        tried |= {wish: _tried(one) for wish, one in zip(claims, claimed, strict=True)}
+        tried |= {
+            wish: _tried(one, first=held.known(claim) is None)
+            for (wish, claim), one in zip(claims.items(), claimed, strict=True)
+        }
         submissions = [*submissions, *claims.values()]
         outcomes = [*outcomes, *claimed]
     if group is not None:
@@ -111,16 +114,17 @@ def _without_answer(
 ) -> list[Wish]:
     """The wishes whose idempotency key has no answer yet; of the others that is what was tried."""
     held.read_answers(wish.key for wish in wishes if wish.key is not None and wish.looks)
-    taken = {(one.project, one.key) for one in submissions if one.key is not None}
+    taken = {(s.project, key) for s in submissions for key in (s.key, s.forgets) if key is not None}
     fresh = []
     for wish in wishes:
         key = None if wish.key is None else (wish.key.project, wish.key.key)
         known = None if key is None else held.known(wish.submission(""))
-        if known is not None:
-            tried[wish] = _tried(known)
-        elif key in taken:
-            # The other's answer is this one's too, and exists only once it is committed.
+        if key in taken:
+            # The other's answer is this one's too, and exists only once it is committed; or is
+            # gone by then.
             tried[wish] = Tried(None, again=True)
+        elif known is not None:
+            tried[wish] = _tried(known, first=False)
         else:
             fresh.append(wish)
             if key is not None:
@@ -128,10 +132,10 @@ def _without_answer(
     return fresh
 
 
-def _tried(outcomes: Outcomes | StoreError) -> Tried | StoreError:
+def _tried(outcomes: Outcomes | StoreError, *, first: bool) -> Tried | StoreError:
     outcome = outcomes if isinstance(outcomes, StoreError) else outcomes[0]
     if isinstance(outcome, Done):
-        return Tried(outcome.run)
+        return Tried(outcome.run, first=first)
     if isinstance(outcome, IdempotencyKeyReused):
         return outcome
     return Tried(None, again=True)

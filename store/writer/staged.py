@@ -278,6 +278,11 @@ class Staged:
                 .values(outcomes=sa.bindparam("b_outcomes")),
                 kept,
             )
+        dropped += [
+            (one.project, one.forgets)
+            for one, result in zip(submissions, outcomes, strict=True)
+            if one.forgets is not None and not isinstance(result, StoreError)
+        ]
         if dropped:
             # What was refused whole changed nothing, and may be tried again.
             self._connection.execute(

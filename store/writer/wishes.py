@@ -26,6 +26,8 @@ class Tried(NamedTuple):
     run: Run | None
     again: bool = False
     """There was something, but others held it at that moment."""
+    first: bool = True
+    """False for what an earlier claim with its idempotency key was told."""
 
 
 NOTHING: Final = Tried(None)
@@ -87,8 +89,8 @@ class Wishes:
     def __init__(self) -> None:
         self.begin: Callable[[], None] = lambda: None
         """Called when there is something to look for: begins a transaction if it can."""
-        self.give_back: Callable[[Run], None] = lambda _run: None
-        """Called with what was found for a wish whose claimer has gone in the same turn."""
+        self.give_back: Callable[[Run, Key | None], None] = lambda _run, _key: None
+        """Called with what was found for nobody, and its claim's key: queues it again."""
         self._all: dict[Wish, None] = {}
         self._looking: dict[Wish, None] = {}
         """Those that no transaction has taken along yet."""
@@ -139,8 +141,8 @@ class Wishes:
     def refuse(self, wish: Wish) -> None:
         """Its claimer has gone: a run that it has been told of already is given back."""
         told = self.told(wish)
-        if told is not None and told.run is not None:
-            self.give_back(told.run)
+        if told is not None:
+            self._for_nobody(wish, told)
 
     def drop(self, wish: Wish) -> None:
         """It waits no more; what is found all the same is found for nobody."""
@@ -159,14 +161,13 @@ class Wishes:
             self._looking.pop(wish, None)
         return some
 
-    def back(self, some: Sequence[Wish], tried: Sequence[Tried | StoreError]) -> list[Run]:
-        """Tells each what came of the look for it; returns what was found for nobody."""
-        left = []
+    def back(self, some: Sequence[Wish], tried: Sequence[Tried | StoreError]) -> None:
+        """Tells each what came of the look for it; what was found for nobody is given back."""
         for wish, one in zip(some, tried, strict=True):
             wish.riding = False
             if wish.future.done():
-                if isinstance(one, Tried) and one.run is not None:
-                    left.append(one.run)
+                if isinstance(one, Tried):
+                    self._for_nobody(wish, one)
             elif isinstance(one, StoreError):
                 wish.future.set_exception(one)
             elif one.run is not None or one.again or self._closed:
@@ -175,7 +176,6 @@ class Wishes:
                 self._look_again(wish)
             elif wish.looks:
                 wish.future.set_result(one)
-        return left
 
     def fail(self, some: Sequence[Wish], error: Exception) -> None:
         """Tells those whom it concerns that there was no look, or that nobody knows its outcome."""
@@ -210,6 +210,11 @@ class Wishes:
         for wish in self._all:
             if not wish.riding and not wish.future.done():
                 wish.future.set_exception(_stopping())
+
+    def _for_nobody(self, wish: Wish, tried: Tried) -> None:
+        # Another who came with the same key may have been told of it, and be executing it.
+        if tried.run is not None and tried.first:
+            self.give_back(tried.run, wish.key)
 
     def _look_again(self, wish: Wish) -> None:
         wish.looks = True

@@ -275,12 +275,11 @@ async def test_a_claimer_that_goes_in_the_turn_of_its_run_leaves_nothing_claimed
     """Told of its run, but not running yet: a task cancelled now never sees what it was told."""
     told = store.claims._wishes.back
 
-    def and_cancel(*args: Any) -> list[Run]:
-        left = told(*args)
+    def and_cancel(*args: Any) -> None:
+        told(*args)
         if any(isinstance(one, Tried) and one.run is not None for one in args[1]):
             monkeypatch.undo()
             waiting.cancel()
-        return left
 
     monkeypatch.setattr(store.claims._wishes, "back", and_cancel)
     waiting = asyncio.create_task(claim(store, task, wait_s=30.0))
@@ -330,6 +329,40 @@ async def test_the_same_idempotency_key_claims_once(store: RunStore, task: str) 
         await claim(store, task, key=key._replace(fingerprint="another"))
     assert await claim(store, task) is not None
     assert await claim(store, task) is None
+
+
+async def test_a_claimer_that_has_gone_and_comes_again_with_its_key_claims_anew(
+    store: RunStore, task: str
+) -> None:
+    """What was given back is queued, or another's: the attempt that it was told of is over."""
+    run = await queued(store, task)
+    key = Key(PROJECT, f"claim-{task}", "fingerprint")
+    wishes = store.claims._wishes
+    tried = wishes.look(wish := Wish(PROJECT, frozenset([task]), "w", 60, key))
+    await asyncio.wait([tried])
+    wishes.refuse(wish)
+    wishes.drop(wish)
+    await until(lambda: _is(store, run, QUEUED), "the run's return to the queue")
+    again = await claim(store, task, key=key)
+    assert again is not None
+    assert (again.id, again.attempt) == (run.id, 2)
+    assert await claim(store, task, key=key) == again
+
+
+async def test_what_was_told_to_one_is_not_given_back_for_another_with_its_key(
+    store: RunStore, task: str
+) -> None:
+    """A request that was sent twice, of which one was cut off: the other's worker has the run."""
+    run = await queued(store, task)
+    key = Key(PROJECT, f"claim-{task}", "fingerprint")
+    assert await claim(store, task, key=key) is not None
+    wishes = store.claims._wishes
+    tried = wishes.look(wish := Wish(PROJECT, frozenset([task]), "w", 60, key))
+    await asyncio.wait([tried])
+    assert tried.result().run is not None
+    wishes.refuse(wish)
+    wishes.drop(wish)
+    await move(store, run, COMPLETED, if_attempt=1)
 
 
 async def test_two_claims_at_once_with_one_key_get_one_run(store: RunStore, task: str) -> None:
