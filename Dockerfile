@@ -1,7 +1,7 @@
 FROM python:3.11-slim
 
 WORKDIR /app
-COPY pyproject.toml constraints.txt LICENSE NOTICE ./
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY realtime realtime
 COPY store store
 RUN pip install --no-cache-dir --constraint constraints.txt . \
