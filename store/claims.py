@@ -17,8 +17,8 @@ from store.engine import Database
 from store.errors import Invalid, StoreError
 from store.model import Run, RunStatus
 from store.once import Key
+from store.writer.open_claims import OpenClaim, OpenClaims, Queue
 from store.writer.picking import oldest
-from store.writer.wishes import Queue, Wish, Wishes
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ class Claims:
     only while it is QUEUED.
     """
 
-    def __init__(self, database: Database, wishes: Wishes) -> None:
+    def __init__(self, database: Database, open_claims: OpenClaims) -> None:
         self._database = database
-        self._wishes = wishes
+        self._open = open_claims
 
     async def claim(
         self,
@@ -63,35 +63,35 @@ class Claims:
         clock = asyncio.get_running_loop().time
         until = clock() + wait_s
         tries = 0
-        wish = Wish(project, wanted, worker, lease_s, key)
+        claim = OpenClaim(project, wanted, worker, lease_s, key)
         try:
-            tried = await self._wishes.look(wish)
+            tried = await self._open.look(claim)
             while tried.run is None:
                 left_s = until - clock()
                 if tried.again and tries < TRIES:
                     tries += 1
                     await asyncio.sleep(random.uniform(0.002, 0.02))
-                    tried = await self._wishes.look(wish)
+                    tried = await self._open.look(claim)
                 elif left_s <= 0:
                     break
                 else:
                     tries = 0
                     try:
                         async with asyncio.timeout(left_s):
-                            tried = await self._wishes.wait(wish)
+                            tried = await self._open.wait(claim)
                     except TimeoutError:
                         # One last look, as the wait is over; unless it was told in this turn.
-                        tried = self._wishes.told(wish) or await self._wishes.look(wish)
+                        tried = self._open.told(claim) or await self._open.look(claim)
         except asyncio.CancelledError:
-            self._wishes.refuse(wish)
+            self._open.refuse(claim)
             raise
         finally:
-            self._wishes.drop(wish)
+            self._open.drop(claim)
         return tried.run
 
     def told(self, hints: Iterable[Hint]) -> None:
         """Wakes as many claims as there are runs newly queued. Never raises, never waits."""
-        if not len(self._wishes):
+        if not len(self._open):
             return
         queued: dict[str, Queue] = {}
         for hint in hints:
@@ -103,30 +103,30 @@ class Claims:
             elif hint.change.before is None or hint.change.before.status != RunStatus.QUEUED:
                 queued[run.id] = (run.project, run.task_identifier)
         if queued:
-            self._wishes.wake(Counter(queued.values()))
+            self._open.wake(Counter(queued.values()))
 
     async def run(self) -> None:
         """Looks, while claims wait, for what other processes have queued; until cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S * random.uniform(0.8, 1.2))
-            wanted = sorted(self._wishes.queues)
+            wanted = sorted(self._open.queues)
             if not wanted:
                 continue
             try:
-                waiting = await self._database.read(_waiting, wanted, len(self._wishes))
+                waiting = await self._database.read(_waiting, wanted, len(self._open))
             except StoreError as error:
                 log.debug("claims: %s", error)
             else:
-                self._wishes.wake(waiting)
+                self._open.wake(waiting)
 
     @property
-    def parked(self) -> int:
-        """How many claims there are at present."""
-        return len(self._wishes)
+    def open(self) -> int:
+        """How many claims have no answer yet."""
+        return len(self._open)
 
     async def close(self) -> None:
         """Sends home who waits, and takes no more."""
-        self._wishes.close()
+        self._open.close()
 
 
 def _check(tasks: frozenset[str], worker: str, lease_s: int, wait_s: float) -> None:

@@ -39,8 +39,8 @@ from store.tail import Commits
 from store.timers import Timers
 from store.webhooks import AddressPolicy, Webhooks
 from store.writer import Writer
+from store.writer.open_claims import OpenClaims
 from store.writer.staged import Outcomes
-from store.writer.wishes import Wishes
 
 KEY_CHARS = 512
 """How long an `Idempotency-Key` may be."""
@@ -67,7 +67,7 @@ class RunStore:
         self.database = database
         self.broker = broker
         self.limits = limits
-        wishes = Wishes()
+        open_claims = OpenClaims()
         self._writer = Writer(
             database,
             limits,
@@ -75,7 +75,7 @@ class RunStore:
             in_flight=1 if database.dialect == "sqlite" else 2,
             committed=committed,
             make_room=lambda: self.housekeeping.prepare(),
-            wishes=wishes,
+            claims=open_claims,
         )
         self.timers = Timers(database, self._writer.submit)
         self.housekeeping = Housekeeping(database, self._writer.submit, retention)
@@ -90,7 +90,7 @@ class RunStore:
         self._others = 0
         """How often it was found that another process has written into the log."""
         self._version = 0
-        self.claims = Claims(database, wishes)
+        self.claims = Claims(database, open_claims)
 
     @classmethod
     async def open(

@@ -30,8 +30,8 @@ from store.once import Key
 from store.tables import changes
 from store.writer.group import Committed, run_group
 from store.writer.held import Overtaken
+from store.writer.open_claims import OpenClaim, OpenClaims
 from store.writer.staged import Outcomes
-from store.writer.wishes import Wish, Wishes
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +116,9 @@ class Writer:
         in_flight: int = 1,
         committed: Callable[[int, float], None] = lambda _changes, _seconds: None,
         make_room: Callable[[], Awaitable[None]] | None = None,
-        wishes: Wishes | None = None,
+        claims: OpenClaims | None = None,
     ) -> None:
-        """`make_room` makes the log ready for the present day, where it is not; `wishes` are taken
+        """`make_room` makes the log ready for the present day, where it is not; `claims` are taken
         along by the groups."""
         self._make_room = make_room
         self._database = database
@@ -130,9 +130,9 @@ class Writer:
         self._waiting = 0
         self._busy: set[object] = set()
         self._groups: set[asyncio.Task[None]] = set()
-        self._wishes = Wishes() if wishes is None else wishes
-        self._wishes.begin = self._start_groups
-        self._wishes.give_back = self._give_back
+        self._claims = OpenClaims() if claims is None else claims
+        self._claims.begin = self._start_groups
+        self._claims.give_back = self._give_back
         self._begun_at = 0.0
         """When the last group was begun, by the loop's clock."""
         self._look: asyncio.TimerHandle | None = None
@@ -166,17 +166,17 @@ class Writer:
             if self._gathers():
                 return
             group = self._take()
-            wishes = self._wishes.take(waiting=any(map(_may_queue, group)))
-            if not group and not wishes:
+            claims = self._claims.take(waiting=any(map(_may_queue, group)))
+            if not group and not claims:
                 return
             self._begun_at = asyncio.get_running_loop().time()
-            task = asyncio.get_running_loop().create_task(self._run(group, wishes))
+            task = asyncio.get_running_loop().create_task(self._run(group, claims))
             self._groups.add(task)
             task.add_done_callback(self._ended)
 
     def _gathers(self) -> bool:
         """Whether what waits is better left until the group in flight ends."""
-        if not self._groups or self._waiting >= GROUP_BESIDE or self._wishes.looking:
+        if not self._groups or self._waiting >= GROUP_BESIDE or self._claims.looking:
             return False
         loop = asyncio.get_running_loop()
         until = self._begun_at + GATHER_S
@@ -225,21 +225,21 @@ class Writer:
             self._busy |= one.keys
         return group
 
-    async def _run(self, group: list[_Waiting], wishes: list[Wish]) -> None:
+    async def _run(self, group: list[_Waiting], claims: list[OpenClaim]) -> None:
         try:
-            await self._commit(group, wishes)
+            await self._commit(group, claims)
         except Exception as error:
             for one in group:
                 if not one.future.done():
                     one.future.set_exception(error)
-            self._wishes.fail([wish for wish in wishes if wish.riding], error)
+            self._claims.fail([claim for claim in claims if claim.riding], error)
         finally:
             for one in group:
                 self._busy -= one.keys
 
-    async def _commit(self, group: list[_Waiting], wishes: list[Wish]) -> None:
+    async def _commit(self, group: list[_Waiting], claims: list[OpenClaim]) -> None:
         try:
-            committed = await self._transact(self._work(group, wishes))
+            committed = await self._transact(self._work(group, claims))
         except (Unavailable, OutcomeUnknown):
             raise
         except Exception as error:
@@ -250,21 +250,21 @@ class Writer:
             # one by one, so that only the guilty one fails.
             for one in group:
                 await self._commit_alone(one)
-            if wishes:
-                await self._look_alone(wishes)
+            if claims:
+                await self._look_alone(claims)
         else:
-            self._answer(group, committed, wishes)
+            self._answer(group, committed, claims)
 
-    async def _look_alone(self, wishes: list[Wish]) -> None:
+    async def _look_alone(self, claims: list[OpenClaim]) -> None:
         try:
-            committed = await self._transact(self._work([], wishes))
+            committed = await self._transact(self._work([], claims))
         except (Unavailable, OutcomeUnknown):
             raise
         except Exception as error:
             if _is_in_the_way(error):
                 raise Unavailable(f"others were in the way: {error}") from error
             raise
-        self._answer([], committed, wishes)
+        self._answer([], committed, claims)
 
     async def _commit_alone(self, one: _Waiting) -> None:
         for tries_left in reversed(range(TRIES)):
@@ -285,12 +285,12 @@ class Writer:
                 return
 
     def _work(
-        self, group: list[_Waiting], wishes: list[Wish]
+        self, group: list[_Waiting], claims: list[OpenClaim]
     ) -> Callable[[Connection], Committed]:  # fmt: skip
         submissions = [one.submission for one in group]
-        if not wishes:
+        if not claims:
             return lambda connection: run_group(connection, submissions, self._limits)
-        return lambda connection: run_group(connection, submissions, self._limits, wishes)
+        return lambda connection: run_group(connection, submissions, self._limits, claims)
 
     async def _transact(self, work: Callable[[Connection], Committed]) -> Committed:
         """One transaction; when this returns it is committed, and when it raises it is not."""
@@ -315,7 +315,7 @@ class Writer:
         return committed
 
     def _answer(
-        self, group: list[_Waiting], committed: Committed, wishes: Sequence[Wish] = ()
+        self, group: list[_Waiting], committed: Committed, claims: Sequence[OpenClaim] = ()
     ) -> None:
         # Hints first: a caller may act on its answer at once, and what it does then
         # comes after.
@@ -332,7 +332,7 @@ class Writer:
                 one.future.set_exception(outcome)
             else:
                 one.future.set_result(outcome)
-        self._wishes.back(wishes, committed.tried)
+        self._claims.back(claims, committed.tried)
 
     def _give_back(self, run: Run, key: Key | None) -> None:
         """Queues a run again whose claimer is gone: before its lease would have run out.

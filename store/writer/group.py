@@ -44,9 +44,9 @@ from store.jobs import following
 from store.lifecycle import is_final
 from store.model import Change, ChangeKind, Facet, JobRun, Plan, Run, RunStatus, new_id
 from store.writer.held import BatchRow, Held, Overtaken, RunKey, TokenUse, has_key, key_of
+from store.writer.open_claims import NOTHING, OpenClaim, Tried
 from store.writer.picking import pick
 from store.writer.staged import Outcomes, Staged
-from store.writer.wishes import NOTHING, Tried, Wish
 
 
 class Committed(NamedTuple):
@@ -58,17 +58,17 @@ class Committed(NamedTuple):
     xid: int
     """The transaction's id in the log."""
     tried: Sequence[Tried | StoreError] = ()
-    """For each wish what was found for it."""
+    """For each claim what was found for it."""
 
 
 def run_group(
     connection: Connection,
     submissions: Sequence[Submission],
     limits: Limits,
-    wishes: Sequence[Wish] = (),
+    claims: Sequence[OpenClaim] = (),
 ) -> Committed:
-    """Carries the submissions out in the connection's transaction, and then claims runs for the
-    wishes: of those that waited before, or that the group has queued."""
+    """Carries the submissions out in the connection's transaction, and then finds runs for the
+    claims: of those that waited before, or that the group has queued."""
     held = Held(connection, submissions)
     staged = Staged(connection, held)
     group: _Group | None = None
@@ -77,23 +77,23 @@ def run_group(
         moment = changes.begin(connection, held.creates)
         group = _Group(held, staged, moment, limits)
         outcomes = [group.carry_out(submission) for submission in submissions]
-    tried: dict[Wish, Tried | StoreError] = {}
-    claims: dict[Wish, Submission] = {}
-    if wishes:
-        fresh = _without_answer(held, submissions, wishes, tried)
-        picked = pick(connection, staged, fresh)
-        claims = {wish: wish.submission(id) for wish, id in picked.run_ids.items()}
-        tried |= {wish: Tried(None, again=True) for wish in picked.held}
+    tried: dict[OpenClaim, Tried | StoreError] = {}
+    found: dict[OpenClaim, Submission] = {}
     if claims:
-        held.claim_answers(claims.values())
+        fresh = _without_answer(held, submissions, claims, tried)
+        picked = pick(connection, staged, fresh)
+        found = {claim: claim.submission(id) for claim, id in picked.run_ids.items()}
+        tried |= {claim: Tried(None, again=True) for claim in picked.held}
+    if found:
+        held.claim_answers(found.values())
         if group is None:
             group = _Group(held, staged, changes.begin(connection, 0), limits)
-        claimed = [group.carry_out(claim) for claim in claims.values()]
+        claimed = [group.carry_out(submission) for submission in found.values()]
         tried |= {
-            wish: _tried(one, first=held.known(claim) is None)
-            for (wish, claim), one in zip(claims.items(), claimed, strict=True)
+            claim: _tried(one, first=held.known(submission) is None)
+            for (claim, submission), one in zip(found.items(), claimed, strict=True)
         }
-        submissions = [*submissions, *claims.values()]
+        submissions = [*submissions, *found.values()]
         outcomes = [*outcomes, *claimed]
     if group is not None:
         staged.write()
@@ -102,31 +102,31 @@ def run_group(
         outcomes,
         staged.hints,
         0 if group is None else group.xid,
-        [tried.get(wish, NOTHING) for wish in wishes],
+        [tried.get(claim, NOTHING) for claim in claims],
     )
 
 
 def _without_answer(
     held: Held,
     submissions: Sequence[Submission],
-    wishes: Sequence[Wish],
-    tried: dict[Wish, Tried | StoreError],
-) -> list[Wish]:
-    """The wishes whose idempotency key has no answer yet; of the others that is what was tried."""
-    held.read_answers(wish.key for wish in wishes if wish.key is not None and wish.looks)
+    claims: Sequence[OpenClaim],
+    tried: dict[OpenClaim, Tried | StoreError],
+) -> list[OpenClaim]:
+    """The claims whose idempotency key has no answer yet; of the others that is what was tried."""
+    held.read_answers(claim.key for claim in claims if claim.key is not None and claim.looks)
     taken = {(s.project, key) for s in submissions for key in (s.key, s.forgets) if key is not None}
     fresh = []
-    for wish in wishes:
-        key = None if wish.key is None else (wish.key.project, wish.key.key)
-        known = None if key is None else held.known(wish.submission(""))
+    for claim in claims:
+        key = None if claim.key is None else (claim.key.project, claim.key.key)
+        known = None if key is None else held.known(claim.submission(""))
         if key in taken:
             # The other's answer is this one's too, and exists only once it is committed; or is
             # gone by then.
-            tried[wish] = Tried(None, again=True)
+            tried[claim] = Tried(None, again=True)
         elif known is not None:
-            tried[wish] = _tried(known, first=False)
+            tried[claim] = _tried(known, first=False)
         else:
-            fresh.append(wish)
+            fresh.append(claim)
             if key is not None:
                 taken.add(key)
     return fresh

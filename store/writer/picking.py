@@ -1,4 +1,4 @@
-"""Finds in a transaction the runs that wishes are given: the oldest, each to one alone."""
+"""Finds in a transaction the runs that claims are given: the oldest, each to one alone."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sqlalchemy.engine import Connection
 from store.model import Run, RunStatus
 from store.tables import runs
 from store.writer.held import lock_runs
+from store.writer.open_claims import OpenClaim, Queue, one_of
 from store.writer.staged import Staged
-from store.writer.wishes import Queue, Wish, one_of
 
 PARTS: Final = 100
 """Into how many queues one statement on SQLite looks: it may not have more than 500 parts."""
 
 
 class Picked(NamedTuple):
-    """What there was for some wishes."""
+    """What there was for some claims."""
 
-    run_ids: dict[Wish, str]
+    run_ids: dict[OpenClaim, str]
     """The run that was found for each, staged and locked, as is the job run that it moves."""
-    held: set[Wish]
+    held: set[OpenClaim]
     """Those that got none, and that others' locks may have kept from one."""
 
 
@@ -38,17 +38,17 @@ class _Candidate(NamedTuple):
     """The job run that it would begin."""
 
 
-def pick(connection: Connection, staged: Staged, wishes: Sequence[Wish]) -> Picked:
-    """The oldest runs that wait, for the wishes in their order, as the group has left them.
+def pick(connection: Connection, staged: Staged, claims: Sequence[OpenClaim]) -> Picked:
+    """The oldest runs that wait, for the claims in their order, as the group has left them.
 
-    A wish that does not look is given what the group itself has queued, or what is older.
+    A claim that does not look is given what the group itself has queued, or what is older.
     It waits for no lock: whoever has one may be waiting for one of this transaction.
     """
     ours = [_candidate(run) for run in staged.runs.values() if _is_waiting(run)]
-    asking = _asking(wishes, Counter(one.queue for one in ours))
+    asking = _asking(claims, Counter(one.queue for one in ours))
     if not asking:
         return Picked({}, set())
-    most = Counter(queue for wish in asking for queue in wish.queues)
+    most = Counter(queue for claim in asking for queue in claim.queues)
     # Until the group is written, what it has taken out of a queue still looks as if it waited.
     past = [
         _queue(run)
@@ -59,21 +59,21 @@ def pick(connection: Connection, staged: Staged, wishes: Sequence[Wish]) -> Pick
     theirs, held = _oldest(connection, most)
     ours += (one for one in theirs if one.id not in staged.locked)
     # Whose claimer has gone by now would only have to give it back.
-    matched = _matched([wish for wish in asking if not wish.future.done()], ours)
+    matched = _matched([claim for claim in asking if not claim.future.done()], ours)
     needed = {id for one in matched.values() for id in (one.id, one.job_run_id) if id is not None}
     staged.hold(lock_runs(connection, needed - staged.runs.keys(), skip_locked=True))
     got = {
-        wish: one.id
-        for wish, one in matched.items()
+        claim: one.id
+        for claim, one in matched.items()
         if one.id in staged.runs and (one.job_run_id is None or one.job_run_id in staged.runs)
     }
-    held |= {one.queue for wish, one in matched.items() if wish not in got}
+    held |= {one.queue for claim, one in matched.items() if claim not in got}
     return Picked(got, {w for w in asking if w not in got and not held.isdisjoint(w.queues)})
 
 
-def _asking(wishes: Iterable[Wish], queued: Counter[Queue]) -> list[Wish]:
-    """The wishes that look, and as many others as there are runs for them in the group."""
-    return [wish for wish in wishes if wish.looks or one_of(wish, queued)]
+def _asking(claims: Iterable[OpenClaim], queued: Counter[Queue]) -> list[OpenClaim]:
+    """The claims that look, and as many others as there are runs for them in the group."""
+    return [claim for claim in claims if claim.looks or one_of(claim, queued)]
 
 
 def _is_waiting(run: Run | None) -> bool:
@@ -90,17 +90,17 @@ def _candidate(run: Run) -> _Candidate:
 
 
 def _matched(
-    wishes: Iterable[Wish], candidates: Collection[_Candidate]
-) -> dict[Wish, _Candidate]:  # fmt: skip
+    claims: Iterable[OpenClaim], candidates: Collection[_Candidate]
+) -> dict[OpenClaim, _Candidate]:  # fmt: skip
     queues: dict[Queue, deque[_Candidate]] = {}
     for one in sorted(candidates):
         queues.setdefault(one.queue, deque()).append(one)
     matched = {}
-    for wish in wishes:
-        heads = [queues[queue][0] for queue in wish.queues if queues.get(queue)]
+    for claim in claims:
+        heads = [queues[queue][0] for queue in claim.queues if queues.get(queue)]
         if heads:
             oldest = min(heads)
-            matched[wish] = queues[oldest.queue].popleft()
+            matched[claim] = queues[oldest.queue].popleft()
     return matched
 
 

@@ -443,7 +443,7 @@ async def test_a_claim_that_waits_is_answered_when_a_run_is_queued(api: Caller) 
     waiting = asyncio.create_task(api.post("/v1/runs/claim", ask))
     claims = api.runtime.store.claims
     async with asyncio.timeout(20):
-        while not claims.parked:
+        while not claims.open:
             await asyncio.sleep(0.005)
         run = await api.run(task)
         assert (await waiting).json()["run"]["id"] == run["id"]

@@ -34,7 +34,7 @@ from store.model import Run, RunStatus, new_id
 from store.once import Key
 from store.tables import heartbeats
 from store.writer.group import Committed, run_group
-from store.writer.wishes import NOTHING, Tried, Wish, Wishes
+from store.writer.open_claims import NOTHING, OpenClaim, OpenClaims, Tried
 from tests.builders import AT, PROJECT, a_run, seconds
 from tests.store.jobbing import (
     a_job,
@@ -218,7 +218,7 @@ async def test_workers_that_claim_the_steps_of_job_runs_never_wait_in_a_ring(
 
 async def test_a_claim_that_waits_gets_what_is_queued_meanwhile(store: RunStore, task: str) -> None:
     waiting = [asyncio.create_task(claim(store, task, wait_s=30.0)) for _ in range(3)]
-    await until(lambda: _parked(store.claims, 3))
+    await until(lambda: _has_open(store.claims, 3))
     runs = [await queued(store, task) for _ in range(2)]
     async with asyncio.timeout(20):
         await until(lambda: _done(waiting, 2))
@@ -236,7 +236,7 @@ async def test_a_claim_that_waits_finds_what_another_server_has_queued(
     async with opened(url_of(store)) as other:
         looking = asyncio.create_task(store.claims.run())
         waiting = asyncio.create_task(claim(store, task, wait_s=30.0))
-        await until(lambda: _parked(store.claims, 1))
+        await until(lambda: _has_open(store.claims, 1))
         run = await queued(other, task)
         async with asyncio.timeout(20):
             got = await waiting
@@ -248,12 +248,12 @@ async def test_a_claim_that_waits_finds_what_another_server_has_queued(
 async def test_a_claim_whose_wait_is_over_gets_nothing(store: RunStore, task: str) -> None:
     async with asyncio.timeout(20):
         assert await claim(store, task, wait_s=0.05) is None
-    assert not store.claims.parked
+    assert not store.claims.open
 
 
 async def test_a_claimer_that_is_gone_leaves_nothing_claimed(store: RunStore, task: str) -> None:
     waiting = asyncio.create_task(claim(store, task, wait_s=30.0))
-    await until(lambda: _parked(store.claims, 1))
+    await until(lambda: _has_open(store.claims, 1))
     waiting.cancel()
     await asyncio.wait([waiting])
     run = await queued(store, task)
@@ -273,7 +273,7 @@ async def test_a_claimer_that_goes_in_the_turn_of_its_run_leaves_nothing_claimed
     store: RunStore, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Told of its run, but not running yet: a task cancelled now never sees what it was told."""
-    told = store.claims._wishes.back
+    told = store.claims._open.back
 
     def and_cancel(*args: Any) -> None:
         told(*args)
@@ -281,9 +281,9 @@ async def test_a_claimer_that_goes_in_the_turn_of_its_run_leaves_nothing_claimed
             monkeypatch.undo()
             waiting.cancel()
 
-    monkeypatch.setattr(store.claims._wishes, "back", and_cancel)
+    monkeypatch.setattr(store.claims._open, "back", and_cancel)
     waiting = asyncio.create_task(claim(store, task, wait_s=30.0))
-    await until(lambda: _parked(store.claims, 1))
+    await until(lambda: _has_open(store.claims, 1))
     run = await queued(store, task)
     await asyncio.wait([waiting])
     assert waiting.cancelled()
@@ -298,20 +298,20 @@ async def test_a_wait_that_ends_in_the_turn_of_its_run_has_the_run(
 ) -> None:
     """It would else be claimed, and told to nobody, until its lease runs out."""
     run = a_run()
-    wishes = Wishes()
+    open_claims = OpenClaims()
     loop = asyncio.get_running_loop()
-    claims = Claims(store.database, wishes)
+    claims = Claims(store.database, open_claims)
     waiting = asyncio.create_task(claims.claim(PROJECT, ["t"], "w", 60, wait_s=30.0))
     await asyncio.sleep(0)
-    wishes.back(wishes.take(waiting=False), [NOTHING])
+    open_claims.back(open_claims.take(waiting=False), [NOTHING])
     await asyncio.sleep(0)
-    (wish,) = wishes.take(waiting=True)
-    assert not wish.looks
+    (mine,) = open_claims.take(waiting=True)
+    assert not mine.looks
     late = loop.time() + 60
     monkeypatch.setattr(loop, "time", lambda: late)
     # The timer is due in this turn of the loop, and comes after what is told now.
     await asyncio.sleep(0)
-    wishes.back([wish], [Tried(run)])
+    open_claims.back([mine], [Tried(run)])
     monkeypatch.undo()
     async with asyncio.timeout(20):
         assert await waiting == run
@@ -337,11 +337,11 @@ async def test_a_claimer_that_has_gone_and_comes_again_with_its_key_claims_anew(
     """What was given back is queued, or another's: the attempt that it was told of is over."""
     run = await queued(store, task)
     key = Key(PROJECT, f"claim-{task}", "fingerprint")
-    wishes = store.claims._wishes
-    tried = wishes.look(wish := Wish(PROJECT, frozenset([task]), "w", 60, key))
+    open_claims = store.claims._open
+    tried = open_claims.look(mine := OpenClaim(PROJECT, frozenset([task]), "w", 60, key))
     await asyncio.wait([tried])
-    wishes.refuse(wish)
-    wishes.drop(wish)
+    open_claims.refuse(mine)
+    open_claims.drop(mine)
     await until(lambda: _is(store, run, QUEUED), "the run's return to the queue")
     again = await claim(store, task, key=key)
     assert again is not None
@@ -356,12 +356,12 @@ async def test_what_was_told_to_one_is_not_given_back_for_another_with_its_key(
     run = await queued(store, task)
     key = Key(PROJECT, f"claim-{task}", "fingerprint")
     assert await claim(store, task, key=key) is not None
-    wishes = store.claims._wishes
-    tried = wishes.look(wish := Wish(PROJECT, frozenset([task]), "w", 60, key))
+    open_claims = store.claims._open
+    tried = open_claims.look(mine := OpenClaim(PROJECT, frozenset([task]), "w", 60, key))
     await asyncio.wait([tried])
     assert tried.result().run is not None
-    wishes.refuse(wish)
-    wishes.drop(wish)
+    open_claims.refuse(mine)
+    open_claims.drop(mine)
     await move(store, run, COMPLETED, if_attempt=1)
 
 
@@ -379,20 +379,22 @@ async def test_two_claims_at_once_with_one_key_get_one_run(store: RunStore, task
 # ---------------------------------------------------------------------------- along with a group
 
 
-async def group_of(store: RunStore, *commands: Command, wishes: Sequence[Wish]) -> list[Run | None]:
-    """What wishes are given that one transaction takes along, carried out after the commands."""
+async def group_of(
+    store: RunStore, *commands: Command, claims: Sequence[OpenClaim]
+) -> list[Run | None]:
+    """What claims are given that one transaction takes along, carried out after the commands."""
     submission = Submission(project=PROJECT, commands=commands)
     submissions = [submission] if commands else []
-    committed = await store.database.write(run_group, submissions, store.limits, wishes)
+    committed = await store.database.write(run_group, submissions, store.limits, claims)
     tried = committed.tried
     assert all(isinstance(one, Tried) for one in tried)
     return [one.run for one in tried if isinstance(one, Tried)]
 
 
-def a_wish(*tasks: str, looks: bool = False) -> Wish:
-    wish = Wish(PROJECT, frozenset(tasks), "w", 60, None)
-    wish.looks = looks
-    return wish
+def a_claim(*tasks: str, looks: bool = False) -> OpenClaim:
+    made = OpenClaim(PROJECT, frozenset(tasks), "w", 60, None)
+    made.looks = looks
+    return made
 
 
 def ids(found: Sequence[Run | None]) -> list[str | None]:
@@ -406,7 +408,7 @@ async def test_who_waits_has_the_next_step_with_the_commit_that_queues_it(
     made = await begin(store, await a_job(store, task, task + "-2"))
     assert await claim(store, task) is not None
     done = UpdateRun(project=PROJECT, run_id=made.steps[0].id, status=COMPLETED, if_attempt=1)
-    (got,) = await group_of(store, done, wishes=[a_wish(task + "-2")])
+    (got,) = await group_of(store, done, claims=[a_claim(task + "-2")])
     assert got is not None
     assert (got.status, got.attempt, got.position) == (EXECUTING, 1, 1)
     log = await history(store, got)
@@ -421,7 +423,7 @@ async def test_the_first_step_of_a_job_run_is_handed_out_as_it_is_made(
     job = await a_job(store, task)
     new = NewRun(task_identifier=job.id)
     create = CreateRun(project=PROJECT, run_id=new_id("run"), new=new, job=JobOrder(job.id))
-    (got,) = await group_of(store, create, wishes=[a_wish(task)])
+    (got,) = await group_of(store, create, claims=[a_claim(task)])
     assert got is not None
     whole = await store.job_runs.get(PROJECT, create.run_id)
     assert (whole.run.status, whole.steps[0].id) == (EXECUTING, got.id)
@@ -432,10 +434,10 @@ async def test_what_is_older_goes_first_whoever_has_queued_it(store: RunStore, t
     new = CreateRun(
         project=PROJECT, run_id=new_id("run"), new=NewRun(task_identifier=task)
     )  # fmt: skip
-    wishes = [a_wish(task), a_wish(task)]
+    claims = [a_claim(task), a_claim(task)]
     # One run is queued, so one of those who only wait is asked.
-    assert ids(await group_of(store, new, wishes=wishes)) == [older.id, None]
-    assert ids(await group_of(store, wishes=[a_wish(task), a_wish(task, looks=True)])) == [
+    assert ids(await group_of(store, new, claims=claims)) == [older.id, None]
+    assert ids(await group_of(store, claims=[a_claim(task), a_claim(task, looks=True)])) == [
         None, new.run_id,
     ]  # fmt: skip
 
@@ -447,7 +449,7 @@ async def test_what_the_group_takes_out_of_the_queue_is_not_handed_out(
     first, second, third = [await queued(store, task) for _ in range(3)]
     cancel = UpdateRun(project=PROJECT, run_id=first.id, status=RunStatus.CANCELED)
     noted = UpdateRun(project=PROJECT, run_id=second.id, metadata={"noted": True})
-    got = await group_of(store, cancel, noted, wishes=[a_wish(task, looks=True) for _ in range(3)])
+    got = await group_of(store, cancel, noted, claims=[a_claim(task, looks=True) for _ in range(3)])
     assert ids(got) == [second.id, third.id, None]
     assert (await store.get_run(PROJECT, second.id)).metadata == {"noted": True}
     assert (await store.get_run(PROJECT, first.id)).status == RunStatus.CANCELED
@@ -455,29 +457,29 @@ async def test_what_the_group_takes_out_of_the_queue_is_not_handed_out(
 
 async def test_who_has_waited_longer_is_looked_for_first() -> None:
     """Whichever of them came to look first: the oldest run is for the oldest claim."""
-    wishes = Wishes()
-    older, newer = a_wish("t"), a_wish("t")
-    for wish in (older, newer):
-        wishes.look(wish)
-    wishes.back(wishes.take(waiting=False), [NOTHING] * 2)
-    wishes.wait(older)
-    wishes.look(newer)
-    wishes.wake(Counter({(PROJECT, "t"): 1}))
-    assert wishes.take(waiting=False) == [older, newer]
+    open_claims = OpenClaims()
+    older, newer = a_claim("t"), a_claim("t")
+    for made in (older, newer):
+        open_claims.look(made)
+    open_claims.back(open_claims.take(waiting=False), [NOTHING] * 2)
+    open_claims.wait(older)
+    open_claims.look(newer)
+    open_claims.wake(Counter({(PROJECT, "t"): 1}))
+    assert open_claims.take(waiting=False) == [older, newer]
 
 
 async def test_the_last_look_of_a_wait_is_one() -> None:
     """Who only goes along with a group is given what that queues, and not looked for."""
-    wishes = Wishes()
-    wishes.look(wish := a_wish("t"))
-    wishes.back(wishes.take(waiting=False), [NOTHING])
-    wishes.wait(wish)
-    assert wishes.take(waiting=True) == [wish]
-    last = wishes.look(wish)  # its wait is over
-    wishes.back([wish], [NOTHING])
+    open_claims = OpenClaims()
+    open_claims.look(made := a_claim("t"))
+    open_claims.back(open_claims.take(waiting=False), [NOTHING])
+    open_claims.wait(made)
+    assert open_claims.take(waiting=True) == [made]
+    last = open_claims.look(made)  # its wait is over
+    open_claims.back([made], [NOTHING])
     assert not last.done()
-    assert wishes.take(waiting=False) == [wish]
-    wishes.back([wish], [NOTHING])
+    assert open_claims.take(waiting=False) == [made]
+    open_claims.back([made], [NOTHING])
     assert last.result() == NOTHING
 
 
@@ -492,7 +494,7 @@ async def test_a_claim_does_not_fail_with_the_group_that_takes_it_along(
 
     monkeypatch.setattr("store.writer.run_group", guilty)
     waiting = [asyncio.create_task(claim(store, task, wait_s=30.0)) for _ in range(3)]
-    await until(lambda: _parked(store.claims, 3))
+    await until(lambda: _has_open(store.claims, 3))
     runs = await asyncio.gather(*(queued(store, task) for _ in range(3)))
     async with asyncio.timeout(20):
         assert {run and run.id for run in await asyncio.gather(*waiting)} == {r.id for r in runs}
@@ -563,14 +565,14 @@ async def test_a_crashed_step_fails_its_job_run(store: RunStore, task: str) -> N
 async def test_a_stopping_server_sends_home_who_waits(database_url: str) -> None:
     async with opened(database_url) as store:
         waiting = asyncio.create_task(claim(store, "t", wait_s=50.0))
-        await until(lambda: _parked(store.claims, 1))
+        await until(lambda: _has_open(store.claims, 1))
     async with asyncio.timeout(10):
         await asyncio.wait([waiting])
     assert waiting.exception() is not None
 
 
-async def _parked(claims: Claims, count: int) -> bool:
-    return claims.parked >= count
+async def _has_open(claims: Claims, count: int) -> bool:
+    return claims.open >= count
 
 
 async def _done(tasks: list[asyncio.Task[Any]], count: int) -> bool:

@@ -1,4 +1,4 @@
-"""The claims that wait for a run, and which of them go along with the next transaction."""
+"""The claims that have no answer yet, and which of them go along with the next transaction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from store.model import Run
 from store.once import Key
 
 AT_ONCE: Final = 200
-"""How many wishes one transaction takes along at most."""
+"""How many claims one transaction takes along at most."""
 
 Queue: TypeAlias = tuple[str, str]
 """A project and a task."""
@@ -36,8 +36,8 @@ NOTHING: Final = Tried(None)
 _orders: Final = count()
 
 
-class Wish:
-    """A claim that waits for a run; which, is found in a transaction."""
+class OpenClaim:
+    """A claim that has no answer yet; its run is found in a transaction."""
 
     __slots__ = (
         "future", "key", "lease_s", "looks", "missed", "order", "project", "riding", "tasks",
@@ -67,20 +67,20 @@ class Wish:
         return ((self.project, task) for task in self.tasks)
 
     def submission(self, run_id: str) -> Submission:
-        """Its claim of that run."""
-        claim = ClaimRun(
+        """What claims that run for it."""
+        command = ClaimRun(
             project=self.project, run_id=run_id, worker=self.worker, lease_s=self.lease_s
         )
         return Submission(
             project=self.project,
-            commands=(claim,),
+            commands=(command,),
             key=None if self.key is None else self.key.key,
             fingerprint="" if self.key is None else self.key.fingerprint,
         )
 
 
-class Wishes:
-    """The wishes of one process. Each is in one transaction at a time, or in none.
+class OpenClaims:
+    """The open claims of one process. Each is in one transaction at a time, or in none.
 
     One that wants to be looked for is taken along by the next transaction; one that has found
     nothing waits, and is taken along by those that may queue something.
@@ -91,8 +91,8 @@ class Wishes:
         """Called when there is something to look for: begins a transaction if it can."""
         self.give_back: Callable[[Run, Key | None], None] = lambda _run, _key: None
         """Called with what was found for nobody, and its claim's key: queues it again."""
-        self._all: dict[Wish, None] = {}
-        self._looking: dict[Wish, None] = {}
+        self._all: dict[OpenClaim, None] = {}
+        self._looking: dict[OpenClaim, None] = {}
         """Those that no transaction has taken along yet."""
         self._closed = False
 
@@ -107,99 +107,99 @@ class Wishes:
     @property
     def queues(self) -> set[Queue]:
         """Where it is waited for runs."""
-        return {queue for wish in self._all for queue in wish.queues}
+        return {queue for claim in self._all for queue in claim.queues}
 
-    def look(self, wish: Wish) -> asyncio.Future[Tried]:
+    def look(self, claim: OpenClaim) -> asyncio.Future[Tried]:
         """What comes of one look for it: of the next, or of the one that is under way."""
-        wish.future = asyncio.get_running_loop().create_future()
+        claim.future = asyncio.get_running_loop().create_future()
         # Who goes along only for what the group queues is not looked for in it.
-        wish.missed = wish.riding and not wish.looks
-        wish.looks = True
-        self._all[wish] = None
+        claim.missed = claim.riding and not claim.looks
+        claim.looks = True
+        self._all[claim] = None
         if self._closed:
-            wish.future.set_exception(_stopping())
-        elif not wish.riding:
-            self._looking[wish] = None
+            claim.future.set_exception(_stopping())
+        elif not claim.riding:
+            self._looking[claim] = None
             self.begin()
-        return wish.future
+        return claim.future
 
-    def wait(self, wish: Wish) -> asyncio.Future[Tried]:
+    def wait(self, claim: OpenClaim) -> asyncio.Future[Tried]:
         """What comes of the next look that there is a reason for."""
-        if self._closed or wish.missed:
-            return self.look(wish)
-        wish.future = asyncio.get_running_loop().create_future()
-        wish.looks = False
-        return wish.future
+        if self._closed or claim.missed:
+            return self.look(claim)
+        claim.future = asyncio.get_running_loop().create_future()
+        claim.looks = False
+        return claim.future
 
-    def told(self, wish: Wish) -> Tried | None:
+    def told(self, claim: OpenClaim) -> Tried | None:
         """What was found for it, if it has been told that already."""
-        future = wish.future
+        future = claim.future
         if not future.done() or future.cancelled() or future.exception() is not None:
             return None
         return future.result()
 
-    def refuse(self, wish: Wish) -> None:
+    def refuse(self, claim: OpenClaim) -> None:
         """Its claimer has gone: a run that it has been told of already is given back."""
-        told = self.told(wish)
+        told = self.told(claim)
         if told is not None:
-            self._for_nobody(wish, told)
+            self._for_nobody(claim, told)
 
-    def drop(self, wish: Wish) -> None:
+    def drop(self, claim: OpenClaim) -> None:
         """It waits no more; what is found all the same is found for nobody."""
-        self._all.pop(wish, None)
-        self._looking.pop(wish, None)
-        wish.future.cancel()
+        self._all.pop(claim, None)
+        self._looking.pop(claim, None)
+        claim.future.cancel()
 
-    def take(self, *, waiting: bool) -> list[Wish]:
+    def take(self, *, waiting: bool) -> list[OpenClaim]:
         """Those for the next transaction, the longest waiting first; `waiting` ones too or not."""
         some = list(islice(self._looking, AT_ONCE))
         if waiting:
             some += islice(filter(_waits, self._all), AT_ONCE - len(some))
-        some.sort(key=lambda wish: wish.order)
-        for wish in some:
-            wish.riding = True
-            self._looking.pop(wish, None)
+        some.sort(key=lambda claim: claim.order)
+        for claim in some:
+            claim.riding = True
+            self._looking.pop(claim, None)
         return some
 
-    def back(self, some: Sequence[Wish], tried: Sequence[Tried | StoreError]) -> None:
+    def back(self, some: Sequence[OpenClaim], tried: Sequence[Tried | StoreError]) -> None:
         """Tells each what came of the look for it; what was found for nobody is given back."""
-        for wish, one in zip(some, tried, strict=True):
-            wish.riding = False
-            if wish.future.done():
+        for claim, one in zip(some, tried, strict=True):
+            claim.riding = False
+            if claim.future.done():
                 if isinstance(one, Tried):
-                    self._for_nobody(wish, one)
+                    self._for_nobody(claim, one)
             elif isinstance(one, StoreError):
-                wish.future.set_exception(one)
+                claim.future.set_exception(one)
             elif one.run is not None or one.again or self._closed:
-                wish.future.set_result(one)
-            elif wish.missed:
-                self._look_again(wish)
-            elif wish.looks:
-                wish.future.set_result(one)
+                claim.future.set_result(one)
+            elif claim.missed:
+                self._look_again(claim)
+            elif claim.looks:
+                claim.future.set_result(one)
 
-    def fail(self, some: Sequence[Wish], error: Exception) -> None:
+    def fail(self, some: Sequence[OpenClaim], error: Exception) -> None:
         """Tells those whom it concerns that there was no look, or that nobody knows its outcome."""
-        for wish in some:
-            wish.riding = False
+        for claim in some:
+            claim.riding = False
             # While the database is away, who waits goes on waiting.
-            concerned = wish.looks or self._closed or not isinstance(error, Unavailable)
-            if concerned and not wish.future.done():
-                wish.future.set_exception(error)
+            concerned = claim.looks or self._closed or not isinstance(error, Unavailable)
+            if concerned and not claim.future.done():
+                claim.future.set_exception(error)
 
     def wake(self, queued: Counter[Queue]) -> None:
         """Has as many look again as there are runs newly queued. Never raises, never waits."""
         left = queued.total()
-        for wish in self._all:
+        for claim in self._all:
             if not left:
                 break
-            if _waits(wish) and one_of(wish, queued):
+            if _waits(claim) and one_of(claim, queued):
                 left -= 1
-                self._look_again(wish)
+                self._look_again(claim)
         if left:
             # Of those that are just being looked for it is not known whether that came too early.
-            for wish in self._all:
-                if wish not in self._looking and any(queued[queue] for queue in wish.queues):
-                    wish.missed = True
+            for claim in self._all:
+                if claim not in self._looking and any(queued[queue] for queue in claim.queues):
+                    claim.missed = True
         if self._looking:
             self.begin()
 
@@ -207,28 +207,28 @@ class Wishes:
         """Sends home who waits, but for those in a transaction, which are told what came of it."""
         self._closed = True
         self._looking.clear()
-        for wish in self._all:
-            if not wish.riding and not wish.future.done():
-                wish.future.set_exception(_stopping())
+        for claim in self._all:
+            if not claim.riding and not claim.future.done():
+                claim.future.set_exception(_stopping())
 
-    def _for_nobody(self, wish: Wish, tried: Tried) -> None:
+    def _for_nobody(self, claim: OpenClaim, tried: Tried) -> None:
         # Another who came with the same key may have been told of it, and be executing it.
         if tried.run is not None and tried.first:
-            self.give_back(tried.run, wish.key)
+            self.give_back(tried.run, claim.key)
 
-    def _look_again(self, wish: Wish) -> None:
-        wish.looks = True
-        wish.missed = False
-        self._looking[wish] = None
-
-
-def _waits(wish: Wish) -> bool:
-    return not (wish.looks or wish.riding or wish.future.done())
+    def _look_again(self, claim: OpenClaim) -> None:
+        claim.looks = True
+        claim.missed = False
+        self._looking[claim] = None
 
 
-def one_of(wish: Wish, queued: Counter[Queue]) -> bool:
+def _waits(claim: OpenClaim) -> bool:
+    return not (claim.looks or claim.riding or claim.future.done())
+
+
+def one_of(claim: OpenClaim, queued: Counter[Queue]) -> bool:
     """Whether it may have one of the queued runs; that one is counted off."""
-    for queue in wish.queues:
+    for queue in claim.queues:
         if queued[queue] > 0:
             queued[queue] -= 1
             return True
