@@ -28,6 +28,7 @@ from bench.load import Lost, Watchers, built, cores, cpu_s, pin, watchers
 from bench.peers.installing import NotHad
 from bench.peers.nats import READER, Nats, NatsPublisher
 from bench.peers.with_redis import Centrifuge, LinePublisher, SocketIo, WithRedis
+from bench.result import Found, Row
 from bench.stats import table
 from tests.processes import API_KEY, ROOT, Process, Server, make_folder
 
@@ -72,12 +73,12 @@ def line(version: int, note: str = NOTE) -> str:
     return json.dumps(change, separators=(",", ":"))
 
 
-def main() -> None:
-    asyncio.run(compare())
+def main() -> Found:
+    return asyncio.run(compare())
 
 
-def short() -> None:
-    asyncio.run(compare(rounds=2))
+def short() -> Found:
+    return asyncio.run(compare(rounds=2))
 
 
 # ------------------------------------------------------------------------------------- the servers
@@ -266,7 +267,7 @@ class Sample:
         return statistics.median(self.costs)
 
 
-async def compare(wanted: Sequence[str] = (), rounds: int = ROUNDS) -> None:
+async def compare(wanted: Sequence[str] = (), rounds: int = ROUNDS) -> Found:
     found: dict[tuple[str, int], Sample] = {}
     async with AsyncExitStack() as stack:
         sources: dict[str, Source] = {}
@@ -288,6 +289,21 @@ async def compare(wanted: Sequence[str] = (), rounds: int = ROUNDS) -> None:
                         sample.costs.append(cost)
                         sample.p50_ms.append(p50_ms)
     report(list(sources), found, rounds)
+    rows = [
+        Row(
+            name,
+            {"us": sample.cost, "least_us": min(sample.costs), "most_us": max(sample.costs)},
+            mode(burst),
+        )
+        for (name, burst), sample in found.items()
+    ]
+    about = f"{READERS:,} readers of one tag, changes of {len(line(100))} bytes"
+    versions = [
+        source.process.version
+        for source in sources.values()
+        if isinstance(source, Peer) and isinstance(source.process, Nats)
+    ]
+    return Found(f"{about}, medians of {rounds} alternating rounds", rows, versions)
 
 
 async def deliver(source: Source, first: int, burst: int, times: int) -> tuple[float, float]:
@@ -322,9 +338,13 @@ def report(names: Sequence[str], found: dict[tuple[str, int], Sample], rounds: i
             row += [sample.cost, f"{ratio:.2f}", statistics.median(sample.p50_ms)]
         rows.append(row)
     head = ["server"]
-    for mode in ("one by one", f"bursts of {BURST}"):
-        head += [f"{mode}, µs", "× limit", "p50 ms"]
+    for burst in (1, BURST):
+        head += [f"{mode(burst)}, µs", "× limit", "p50 ms"]
     print(table(head, rows))
+
+
+def mode(burst: int) -> str:
+    return "one by one" if burst == 1 else f"bursts of {burst}"
 
 
 if __name__ == "__main__":

