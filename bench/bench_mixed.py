@@ -1,4 +1,4 @@
-"""A day's load: 2,000 readers on their own runs, 20 dashboards, 1,000 changes a second.
+"""A day's load: 2,000 readers on their own runs, 20 dashboards, up to 1,000 changes a second.
 
 Two gateways on PostgreSQL and Redis; each is written to and read from, so half of what is told has
 come by way of Redis. Changes are single requests, due at even times, of callers who wait for their
@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import random
-import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -24,9 +23,11 @@ from typing import Any, Final
 import msgspec
 import psutil
 
+from bench import machine
 from bench.http import Caller, request
 from bench.load import Lost, Watchers, cpu_s, raise_limit, watchers
 from bench.load.calling import NUMBER, Called, callers
+from bench.result import Found, Row
 from bench.stats import Spread, table
 from bench.waiting import until
 from tests.processes import API_KEY, Process, Server
@@ -37,51 +38,69 @@ RUNS: Final = 2_000
 """Each has a reader of its own."""
 DASHBOARDS: Final = 20
 """Each follows a tag that a twentieth of the runs have."""
-CHANGES_PER_S: Final = 1_000
+RATES: Final = (250, 500, 1_000)
+"""Changes a second, one after the other."""
 CALLERS: Final = 50
 """At each gateway."""
 ROUNDS: Final = 10
-"""How often each run is changed while it is measured."""
+"""How often each run is changed while the highest rate is measured; at others as long."""
+LEAST_ROUNDS: Final = 2
+"""With fewer a run would be told again what it was told last, which is no change."""
 WARM_ROUNDS: Final = 2
+"""At the highest rate."""
 WITHIN_S: Final = 120.0
 CREATE: Final = 500
 
 
-def main(rounds: int = ROUNDS) -> None:
+def main(rounds: int = ROUNDS) -> Found:
     raise_limit(3 * RUNS)
     config = {"track_commit_timestamp": "on"}
-    with tempfile.TemporaryDirectory() as folder, Postgres(fsync=True, config=config) as postgres:
-        with Valkey() as valkey:
-            database = postgres.create_database()
-            with Server(database, valkey.url) as one, Server(database, valkey.url) as other:
-                processes = {
-                    "first gateway": one,
-                    "second gateway": other,
-                    "PostgreSQL": postgres,
-                    "Redis": valkey,
-                }
-                asyncio.run(measure((one, other), processes, rounds, Path(folder)))
-            report_commits(postgres, database)
+    with Postgres(fsync=True, config=config) as postgres, Valkey() as valkey:
+        database = postgres.create_database()
+        with Server(database, valkey.url) as one, Server(database, valkey.url) as other:
+            processes = {
+                "first gateway": one,
+                "second gateway": other,
+                "PostgreSQL": postgres,
+                "Redis": valkey,
+            }
+            rows = asyncio.run(measure((one, other), processes, rounds, postgres, database))
+    about = (
+        f"{RUNS:,} readers of their own runs, {DASHBOARDS} dashboards, two gateways; "
+        f"{rounds} changes of each run at the highest rate"
+    )
+    return Found(about, rows, (machine.postgres(), machine.valkey()))
 
 
-def short() -> None:
-    main(3)
+def short() -> Found:
+    return main(3)
 
 
 async def measure(
-    gateways: Sequence[Server], processes: Mapping[str, Process], rounds: int, folder: Path
-) -> None:
+    gateways: Sequence[Server],
+    processes: Mapping[str, Process],
+    rounds: int,
+    postgres: Postgres,
+    database: str,
+) -> list[Row]:
+    """At each rate. Raises Lost."""
+    rows: list[Row] = []
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(World.made(gateways))
-        await world.change(WARM_ROUNDS)
-        world.forget()
-        spent = {name: cpu_of(process.pid) for name, process in processes.items()}
-        called = await world.change(rounds)
-        cost = {name: cpu_of(process.pid) - spent[name] for name, process in processes.items()}
-        await world.compare()
-        world.report(called, rounds)
-    wall_s = max(each.wall_s for each in called)
-    print("\nCPU in shares of a core:", ", ".join(f"{n} {s / wall_s:.2f}" for n, s in cost.items()))
+        await world.change(WARM_ROUNDS, max(RATES))
+        for rate in RATES:
+            world.forget()
+            first = world.version + 1
+            spent = {name: cpu_of(process.pid) for name, process in processes.items()}
+            called = await world.change(max(LEAST_ROUNDS, rounds * rate // max(RATES)), rate)
+            cost = {name: cpu_of(process.pid) - spent[name] for name, process in processes.items()}
+            await world.compare()
+            rows += world.report(called, 1 + world.version - first, rate)
+            wall_s = max(each.wall_s for each in called)
+            shares = ", ".join(f"{name} {s / wall_s:.2f}" for name, s in cost.items())
+            print(f"\nCPU in shares of a core: {shares}")
+            await asyncio.to_thread(report_commits, postgres, database, first, world.version)
+    return rows
 
 
 class World:
@@ -93,8 +112,9 @@ class World:
         self.own: list[Watchers] = []
         self.findings = Findings()
         self.dashboards: list[Reader] = []
+        self.version = 1
+        """Of every run."""
         self._caller = caller
-        self._version = 1
         self._said: list[dict[str, Any]] = []
 
     @classmethod
@@ -141,14 +161,14 @@ class World:
             each.say("reset")
         self.findings.delays.clear()
 
-    async def change(self, rounds: int) -> list[Called]:
-        """Each run so often, at the rate; returns when all its readers have seen it."""
-        first, last = self._version + 1, self._version + rounds
-        self._version = last
+    async def change(self, rounds: int, changes_per_s: int) -> list[Called]:
+        """Each run so often; returns when all its readers have seen it."""
+        first, last = self.version + 1, self.version + rounds
+        self.version = last
         for each in self.own:
             each.expect(first, last)
         share = len(self.ids) // len(self.gateways)
-        rate = CHANGES_PER_S / len(self.gateways)
+        rate = changes_per_s / len(self.gateways)
         async with AsyncExitStack() as stack:
             calling = []
             for number, gateway in enumerate(self.gateways):
@@ -162,7 +182,7 @@ class World:
                 )
             called = await asyncio.gather(*(each.call(WITHIN_S) for each in calling))
         self._said = [await each.done() for each in self.own]
-        told = RUNS * (self._version - 1)
+        told = RUNS * (self.version - 1)
         await until(
             lambda: sum(each.streams[1].told for each in self.dashboards) >= told,
             within_s=WITHIN_S,
@@ -174,14 +194,15 @@ class World:
         if self.findings.broken:
             raise Lost("; ".join(self.findings.broken[:5]))
         counts = [sum(each.streams[1].have.values()) for each in self.dashboards]
-        if sum(counts) != RUNS * self._version:
-            raise Lost(f"the dashboards have {sum(counts)} versions, not {RUNS * self._version}")
+        if sum(counts) != RUNS * self.version:
+            raise Lost(f"the dashboards have {sum(counts)} versions, not {RUNS * self.version}")
         for id in self.ids[::40]:
             version = (await self._caller.call("GET", f"/v1/runs/{id}"))["version"]
-            if version != self._version:
-                raise Lost(f"{id} is at version {version}, not {self._version}")
+            if version != self.version:
+                raise Lost(f"{id} is at version {version}, not {self.version}")
 
-    def report(self, called: Sequence[Called], rounds: int) -> None:
+    def report(self, called: Sequence[Called], rounds: int, asked: int) -> list[Row]:
+        """Prints it all, and says what readers saw at that rate. Raises Lost."""
         told = RUNS * rounds
         rows: list[list[object]] = []
         for name, said in zip(("first", "second"), self._said, strict=True):
@@ -193,15 +214,26 @@ class World:
         rows.append(
             ["dashboards", spread.count, spread.p50, spread.p90, spread.p99, spread.max],
         )
+        seen = [
+            Row(
+                f"own runs, {name} gateway",
+                {key: said[f"{key}_us"] / 1_000 for key in ("p50", "p90", "p99", "max")},
+                f"{asked:,} changes/s",
+            )
+            for name, said in zip(("first", "second"), self._said, strict=True)
+        ]
+        numbers = {"p50": spread.p50, "p90": spread.p90, "p99": spread.p99, "max": spread.max}
+        seen.append(Row("dashboards", numbers, f"{asked:,} changes/s"))
         for name, each in zip(("first", "second"), called, strict=True):
             times = [each.p50_ms, each.p90_ms, each.p99_ms, each.max_ms]
             rows.append([f"callers, {name} gateway, until the answer", each.count, *times])
         rate = sum(each.rate for each in called)
         print(
-            f"{RUNS:,} readers of their own runs, {DASHBOARDS} dashboards, {rate:,.0f} changes/s;"
+            f"\n{RUNS:,} readers of their own runs, {DASHBOARDS} dashboards, {rate:,.0f} changes/s;"
             " ms from the change's time, before its commit\n"
         )
         print(table(["who", "told", "p50", "p90", "p99", "max"], rows))
+        return seen
 
 
 def tag(number: int) -> str:
@@ -233,12 +265,15 @@ def cpu_of(pid: int) -> float:
     return cpu_s(*(each for each in pids if Path(f"/proc/{each}/task").exists()))
 
 
-def report_commits(postgres: Postgres, database: str) -> None:
-    """How long before its commit a change had been given its time, by PostgreSQL's accounts."""
+def report_commits(postgres: Postgres, database: str, first: int, last: int) -> None:
+    """How long before its commit a change with one of these versions had been given its time, by
+    PostgreSQL's accounts."""
     rows = postgres.fetch(
         "SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY extract(epoch FROM"
-        " pg_xact_commit_timestamp(xid::text::xid) - at) * 1000) FROM changes WHERE version > $1",
-        1 + WARM_ROUNDS,
+        " pg_xact_commit_timestamp(xid::text::xid) - at) * 1000)"
+        " FROM changes WHERE version BETWEEN $1 AND $2",
+        first,
+        last,
         database=database.rpartition("/")[2],
     )
     p50, p99 = rows[0][0]
