@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from functools import partial
 from typing import Any, Final, cast
 from weakref import ref
 
 import uvicorn
+from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from realtime.frames.answer import OneWrite, whole_body
@@ -18,6 +20,8 @@ ABORT_EXTENSION: Final = "runstream.abort"
 BODY_EXTENSION: Final = "runstream.body"
 HEADERS_MAX: Final = 128
 """Header lines of one request; the WebSocket library takes as many."""
+_OF_UPGRADES: Final = frozenset({b"upgrade", b"http2-settings"})
+"""What a request for an upgrade has more than others: two headers, and tokens of `Connection`."""
 WEBSOCKET_LINE_BYTES: Final = 8_000
 """The longest line of a WebSocket's handshake; its library gives up on longer ones."""
 
@@ -45,6 +49,13 @@ class HttpProtocol(HttpToolsProtocol):
     _has_host = False
     _is_carried_out = False
     """Whether that request is the application's already, for all but its body."""
+    _came: bytes | memoryview = b""
+    """What the parser is given just now."""
+    _again: tuple[bytes, memoryview] | None = None
+    """The head of a request for an upgrade that is not made, as if it asked for none; and what
+    has come behind it."""
+    _is_put_again = False
+    """Whether the head that is parsed is such a one: the request is made of it the next time."""
 
     def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -92,7 +103,13 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        super().data_received(data)
+        self._parse(data)
+        while self._again is not None and self._expects_http():
+            head, rest = self._again
+            self._parse(head)
+            if self._expects_http():
+                data = cast(bytes, rest)
+                self._parse(data)
         if self._handshakes is None or not self._expects_http():
             return
         if self._in_head:
@@ -107,6 +124,29 @@ class HttpProtocol(HttpToolsProtocol):
             # Blank lines, or the end of a body that was not waited for. uvicorn's own timer for
             # idle connections is gone with the first byte.
             self._wait()
+
+    def _parse(self, data: bytes) -> None:
+        self._came, self._again = data, None
+        super().data_received(data)
+        self._came = b""
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # It is a request like any other (RFC 9110, 7.8), and nothing to write into the log. But
+        # the parser takes its body, and what follows, for another protocol's.
+        stopped = sys.exception()
+        if self._is_put_again and isinstance(stopped, HttpParserUpgrade):
+            self._again = self._without_upgrade(), memoryview(self._came)[stopped.args[0] :]
+
+    def _without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = (token.strip() for token in value.split(b","))
+                value = b", ".join(one for one in tokens if one.lower() not in _OF_UPGRADES)
+            if name not in _OF_UPGRADES:
+                lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join((*lines, b"", b""))
 
     def _expects_http(self) -> bool:
         """Whether what comes next is still read as requests."""
@@ -144,6 +184,10 @@ class HttpProtocol(HttpToolsProtocol):
             if size > self._handshakes.head_bytes:
                 self._is_too_large = True
                 raise ValueError("too long a head")
+        upgrades = self.parser.should_upgrade() and not self._should_upgrade()
+        self._is_put_again = upgrades and any(name == b"upgrade" for name, _ in self.headers)
+        if self._is_put_again:
+            return
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
@@ -161,6 +205,8 @@ class HttpProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
+        if self._is_put_again:
+            return
         super().on_message_complete()
         self._message_is_open = False
         self._wait_no_more()

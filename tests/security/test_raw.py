@@ -117,6 +117,28 @@ async def test_a_command_before_rubbish_is_answered_for_itself(served: Serving) 
     writer.close()
 
 
+async def test_what_follows_an_upgrade_to_what_is_not_spoken_is_answered(served: Serving) -> None:
+    """The request is one of HTTP/1.1 like any other, with its body, and so is the next in its
+    packet. Some libraries ask for HTTP/2 with all that they send: their bodies were lost, and who
+    sent more at once waited for the answer until the connection was idle for too long."""
+    h2c = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    body = b'{"taskIdentifier":"t"}'
+    whole = request("POST", "/v1/runs", body, head=h2c)
+    chunked = request("POST", "/v1/runs", head=h2c + b"Transfer-Encoding: chunked\r\n")
+    chunked += b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    asks = request("GET", "/healthz", head=h2c) + request("GET", "/v1/batches/none")
+    data = asks * 2 + whole + chunked + asks + b"\0\0\r\n\r\n"
+    expected = [b"200 ", b"404 "] * 2 + [b"201 ", b"201 ", b"200 ", b"404 ", b"400 "]
+    for size in (len(data), 7):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        for start in range(0, len(data), size):
+            writer.write(data[start : start + size])
+            await asyncio.sleep(0)
+        answer = await asyncio.wait_for(reader.read(), LONG_S)
+        writer.close()
+        assert [part[:4] for part in answer.split(b"HTTP/1.1 ")[1:]] == expected
+
+
 async def test_an_upgrade_behind_a_request_without_its_answer_is_dropped(served: Serving) -> None:
     """The answer would come in between the frames."""
     answer = await served.raw(request("GET", "/v1/runs") + handshake())
