@@ -270,7 +270,12 @@ class Writer:
         for tries_left in reversed(range(TRIES)):
             try:
                 committed = await self._transact(self._work([one], []))
-            except (Unavailable, OutcomeUnknown):
+            except OutcomeUnknown as error:
+                if not one.future.done():
+                    one.future.set_exception(error)
+                # Of the rest of the group nothing was begun.
+                raise Unavailable("the database went away") from error
+            except Unavailable:
                 # The rest of the group would only wait for the same, one after the other.
                 raise
             except Exception as error:

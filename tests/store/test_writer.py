@@ -427,6 +427,34 @@ async def test_what_cannot_be_known_is_said_as_unknown(
     await create(store)
 
 
+async def test_what_was_not_begun_is_not_said_to_be_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One by one, after the group has failed: the first loses its COMMIT, and nobody can say what
+    became of that; of the others nothing was sent."""
+    monkeypatch.setattr(writer, "OUTCOME_WAIT_S", 0.05)
+    gated = Gated(monkeypatch)
+    failures = [ZeroDivisionError(), OutcomeUnknown("lost")]
+
+    async def write(work: Callable[[Any], Any]) -> Any:
+        work(None)
+        await gated.open.wait()
+        raise failures.pop(0)
+
+    async def read(*_: Any) -> Any:
+        raise Unavailable("away")
+
+    monkeypatch.setattr(gated, "write", write)
+    monkeypatch.setattr(gated, "read", read, raising=False)
+    under_test = gated.make_writer()
+    submission = Submission(project=PROJECT, commands=(a_create(),))
+    group = [writer._Waiting(submission, asyncio.get_running_loop().create_future()) for _ in "abc"]
+    gated.open.set()
+    await under_test._run(group, [])
+    told = [type(one.future.exception()) for one in group]
+    assert told == [OutcomeUnknown, Unavailable, Unavailable]
+
+
 async def test_another_transaction_under_the_same_id_is_not_taken_for_ours(
     own_postgres: str, open_any: OpenStore
 ) -> None:
