@@ -9,7 +9,6 @@ without a number; who polls misses by design what comes and goes between two que
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,10 +18,10 @@ import msgspec
 
 from bench.bench_writes_http import create
 from bench.http import Caller, request
-from bench.load import Lost, cores, cpu_s, pin, watchers
+from bench.load import Lost, cores, cpu_s, pin, subscribers
 from bench.load.calling import NUMBER, Callers, callers
 from bench.stats import table
-from tests.processes import API_KEY, Server
+from tests.processes import Server
 
 PROGRAMS: Final = 1_000
 EVERY_S: Final = 5
@@ -85,17 +84,8 @@ async def measure(server: Server, way: str, rounds: int) -> tuple[object, ...]:
             answered, _ = await asyncio.gather(asking.call(WITHIN_S), changing.call(WITHIN_S))
             spent = (cpu_s(server.pid) - before) * 1_000
             return spent / wall_s, answered.p50_ms, answered.p99_ms
-        asks = [json.dumps({"type": "subscribeToRun", "id": 1, "runId": id}) for id in ids]
-        readers = await stack.enter_async_context(
-            watchers(
-                server.port,
-                PROGRAMS,
-                asks,
-                ready='"type":"live"',
-                path="/v1/realtime",
-                headers=[f"Authorization: Bearer {API_KEY}"],
-            )
-        )
+        asks = [{"type": "subscribeToRun", "id": 1, "runId": id} for id in ids]
+        readers = await stack.enter_async_context(subscribers(server.port, PROGRAMS, asks))
         readers.say("reset")
         readers.expect(2, 1 + rounds)
         spent = await cost_of(server, changing)

@@ -12,7 +12,6 @@ A version that is missing or comes twice ends the benchmark without a number.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import statistics
 import time
@@ -23,10 +22,10 @@ from typing import Any, Final
 import psutil
 
 from bench.http import Caller, Refused
-from bench.load import Lost, Watchers, cpu_s, raise_limit, watchers
+from bench.load import Lost, Watchers, cpu_s, raise_limit, subscribers
 from bench.stats import table
 from bench.waiting import until
-from tests.processes import API_KEY, Server
+from tests.processes import Server
 from tests.servers import Postgres, Valkey
 
 READERS: Final = 2_000
@@ -81,14 +80,7 @@ async def measure(
             "POST", "/v1/runs", {"taskIdentifier": "bench", "tags": [TAG], "status": "EXECUTING"}
         )
         ask = {"type": "subscribeToRunsWithTag", "id": 1, "tag": TAG}
-        async with watchers(
-            server.port,
-            READERS,
-            [json.dumps(ask)],
-            ready='"type":"live"',
-            path="/v1/realtime",
-            headers=[f"Authorization: Bearer {API_KEY}"],
-        ) as readers:
+        async with subscribers(server.port, READERS, [ask]) as readers:
             # The caller is one more.
             await until(lambda: sum(map(connections, pids)) == READERS + 1)
             spread = [connections(pid) for pid in pids]

@@ -24,13 +24,13 @@ from typing import Any, Final, Protocol
 from websockets.asyncio.client import connect
 
 from bench.http import Caller, Refused
-from bench.load import Lost, Watchers, built, cores, cpu_s, pin, watchers
+from bench.load import Lost, Watchers, built, cores, cpu_s, pin, subscribers, watchers
 from bench.peers.installing import NotHad
 from bench.peers.nats import READER, Nats, NatsPublisher
 from bench.peers.with_redis import Centrifuge, LinePublisher, SocketIo, WithRedis
 from bench.result import Found, Row
 from bench.stats import table
-from tests.processes import API_KEY, ROOT, Process, Server, make_folder
+from tests.processes import ROOT, Process, Server, make_folder
 
 READERS: Final = 1_000
 ROUNDS: Final = 5
@@ -118,14 +118,7 @@ async def ours(loop: str) -> AsyncIterator[Ours]:
             )
             await caller.call("PATCH", f"/v1/runs/{run['id']}", {"status": "EXECUTING"})
             ask = {"type": "subscribeToRunsWithTag", "id": 1, "tag": TAG}
-            async with watchers(
-                server.port,
-                READERS,
-                [json.dumps(ask)],
-                ready='"type":"live"',
-                path="/v1/realtime",
-                headers=[f"Authorization: Bearer {API_KEY}"],
-            ) as readers:
+            async with subscribers(server.port, READERS, [ask]) as readers:
                 # The tail must have settled the joins before anything is counted.
                 await asyncio.sleep(SETTLE_S)
                 yield Ours(server, readers, caller, run["id"])

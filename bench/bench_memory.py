@@ -7,16 +7,15 @@ is sent meanwhile but heartbeats.
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from typing import Final
 
 import psutil
 
-from bench.load import raise_limit, watchers
+from bench.load import raise_limit, subscribers
 from bench.result import Found, Row
 from bench.stats import table
-from tests.processes import API_KEY, Server, make_folder
+from tests.processes import Server, make_folder
 
 CONNECTIONS: Final = 10_000
 SETTLE_S: Final = 3.0
@@ -46,20 +45,11 @@ def short() -> Found:
 
 async def measure(server: Server, count: int) -> int:
     """By how many bytes the server has grown."""
-    headers = [f"Authorization: Bearer {API_KEY}"]
-    subscribe = json.dumps({"type": "subscribeToRunsWithTag", "id": 1, "tag": "bench"})
+    ask = {"type": "subscribeToRunsWithTag", "id": 1, "tag": "bench"}
     process = psutil.Process(server.pid)
 
     async def grown(so_many: int) -> int:
-        async with watchers(
-            server.port,
-            so_many,
-            [subscribe],
-            ready='"type":"live"',
-            path="/v1/realtime",
-            headers=headers,
-            within_s=JOIN_S,
-        ):
+        async with subscribers(server.port, so_many, [ask], within_s=JOIN_S):
             await asyncio.sleep(SETTLE_S)
             return int(process.memory_info().rss)
 

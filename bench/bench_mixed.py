@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,12 +24,12 @@ import psutil
 
 from bench import machine
 from bench.http import Caller, request
-from bench.load import Lost, Watchers, cpu_s, raise_limit, watchers
+from bench.load import Lost, Watchers, cpu_s, raise_limit, subscribers
 from bench.load.calling import NUMBER, Called, callers
 from bench.result import Found, Row
 from bench.stats import Spread, table
 from bench.waiting import until
-from tests.processes import API_KEY, Process, Server
+from tests.processes import Process, Server
 from tests.servers import Postgres, Valkey
 from tests.soak.reader import Findings, Reader, Stream
 
@@ -128,16 +127,7 @@ class World:
                 mine = world.ids[number :: len(gateways)]
                 asks = [{"type": "subscribeToRun", "id": 1, "runId": id} for id in mine]
                 world.own.append(
-                    await stack.enter_async_context(
-                        watchers(
-                            gateway.port,
-                            len(mine),
-                            [json.dumps(ask) for ask in asks],
-                            ready='"type":"live"',
-                            path="/v1/realtime",
-                            headers=[f"Authorization: Bearer {API_KEY}"],
-                        )
-                    )
+                    await stack.enter_async_context(subscribers(gateway.port, len(mine), asks))
                 )
             tasks = []
             for number in range(DASHBOARDS):

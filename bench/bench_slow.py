@@ -9,18 +9,17 @@ number.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from bench.http import Caller
-from bench.load import Watchers, raise_limit, watchers
+from bench.load import Watchers, raise_limit, subscribers
 from bench.stats import table
 from bench.waiting import until
 from realtime.ring import RUN_CHANGES
-from tests.processes import API_KEY, Server
+from tests.processes import Server
 from tests.servers import Postgres
 from tests.soak.holdings import Holdings
 from tests.soak.reader import Findings, Reader, Stream
@@ -59,16 +58,7 @@ async def measure() -> None:
             run = await caller.call(
                 "POST", "/v1/runs", {"taskIdentifier": "bench", "tags": [TAG], "payload": None}
             )
-            readers = await stack.enter_async_context(
-                watchers(
-                    server.port,
-                    READERS,
-                    [json.dumps(ask)],
-                    ready='"type":"live"',
-                    path="/v1/realtime",
-                    headers=[f"Authorization: Bearer {API_KEY}"],
-                )
-            )
+            readers = await stack.enter_async_context(subscribers(server.port, READERS, [ask]))
             stream = Streamed(server, caller, readers, run["id"])
             # What the server keeps of the run's changes, for whoever comes back, is its own.
             for _ in range(RUN_CHANGES + 50):

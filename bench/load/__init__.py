@@ -12,12 +12,12 @@ import shutil
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tests.processes import ProcessFailed, make_folder
+from tests.processes import API_KEY, ProcessFailed, make_folder
 
 SOURCES: Final = Path(__file__).parent
 WITHIN_S: Final = 60.0
@@ -146,3 +146,18 @@ async def watchers(
             process.kill()
         await process.wait()
         shutil.rmtree(folder)
+
+
+def subscribers(
+    port: int, count: int, asks: Sequence[Mapping[str, Any]], *, within_s: float = WITHIN_S
+) -> AbstractAsyncContextManager[Watchers]:
+    """So many readers of a server of ours, each live with its subscription: those given, in turn."""
+    return watchers(
+        port,
+        count,
+        [json.dumps(ask) for ask in asks],
+        ready='"type":"live"',
+        path="/v1/realtime",
+        headers=[f"Authorization: Bearer {API_KEY}"],
+        within_s=within_s,
+    )
