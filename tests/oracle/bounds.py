@@ -51,6 +51,7 @@ class Bounds:
                 slow_consumer_s=LONG,
                 replay_changes=chance.choice([25, 100_000, 100_000]),
                 payload_cache_bytes=chance.choice([0, 1_000_000]),
+                join_s=LONG,
                 linger_s=chance.choice([0.0, LONG]),
                 tail_s=LONG,
                 tail_degraded_s=LONG,
