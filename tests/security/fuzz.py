@@ -21,6 +21,7 @@ import httpx2
 from websockets.asyncio.client import ClientConnection, connect
 
 from realtime.hub import HubSettings
+from realtime.ring import RING_CHANGES
 from tests.processes import Server
 from tests.security.traffic import KEY, Talk, talk
 from tests.soak.holdings import Holdings, at_rest
@@ -243,6 +244,7 @@ async def main_(minutes: float, seed: int, postgres: bool) -> None:
         )
         begun = await asyncio.to_thread(Holdings.of, server)
         fuzz = Fuzz(server.port, seed)
+        await _fill(fuzz)
         number = await _part(fuzz, server, 0, minutes * 6, WARM_TALKS)
         before = await _rested(server, begun, "before")
         for _ in range(9):
@@ -254,6 +256,16 @@ async def main_(minutes: float, seed: int, postgres: bool) -> None:
         code = server.stop()
         if code != 0:
             raise Found(f"it ended with {code}")
+
+
+async def _fill(fuzz: Fuzz) -> None:
+    """Has the server keep as many recent changes as it ever does, in the memory that takes."""
+    create = {"create": {"taskIdentifier": "good", "payload": "x" * 100}}
+    async with fuzz.good_client() as good:
+        for _ in range(RING_CHANGES // 500 + 1):
+            made = await good.http.post("/v1/runs/bulk", json={"commands": [create] * 500})
+            if made.status_code != 200:
+                raise Found(f"a good client was answered {made.status_code}: {made.text}")
 
 
 async def _part(fuzz: Fuzz, server: Server, number: int, seconds: float, least: int = 0) -> int:
