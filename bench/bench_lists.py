@@ -228,10 +228,11 @@ async def fill(url: str, count: int) -> list[Row]:
 
 
 def _write(connection: Any, lot: Sequence[tuple[Run, job_rows.Snapshot | None]]) -> None:
-    insert_runs(connection, [(run, None) for run, _ in lot])
-    job_rows.write(connection, {run.id: snap for run, snap in lot if snap is not None})
     tags = [(PROJECT, tag, run.created_at, run.number) for run, _ in lot for tag in run.tags]
-    bulk.insert(connection, run_tags, ("project", "tag", "created_at", "number"), tags)
+    with bulk.together(connection) as writes:
+        insert_runs(writes, [(run, None) for run, _ in lot])
+        job_rows.write(writes, {run.id: snap for run, snap in lot if snap is not None})
+        writes.insert(run_tags, ("project", "tag", "created_at", "number"), tags)
 
 
 # -------------------------------------------------------------------------------------- the lists

@@ -7,9 +7,10 @@ than all that is done with them. PostgreSQL is handed one array a column.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -34,25 +35,74 @@ _TYPES: Final[tuple[tuple[type[Any], str], ...]] = (
 """PostgreSQL's name for each kind of column; the first that fits."""
 
 
-class _Statement(NamedTuple):
-    text: str
-    converts: tuple[Convert, ...]
+class _Shape(NamedTuple):
+    """What a write of rows looks like, whatever the rows are."""
+
+    kind: Literal["insert", "update", "delete"]
+    table: sa.Table
+    names: tuple[str, ...]
 
 
-def insert(
-    connection: Connection, table: sa.Table, names: tuple[str, ...], rows: Sequence[Sequence[Any]]
-) -> None:
-    """Inserts the rows, whose values are in the order of the names."""
-    if rows:
-        _execute(connection, _insert(connection.dialect.name, table, names), rows)
+class Writes:
+    """Rows to be written together: PostgreSQL is handed all of them in one statement.
+
+    No row may be in two of the writes: what one of them makes, the others do not see. On SQLite,
+    where a statement costs no round trip, each is executed at once.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.dialect = connection.dialect.name
+        self._shapes: list[_Shape] = []
+        self._values: list[Any] = []
+
+    def insert(
+        self, table: sa.Table, names: tuple[str, ...], rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """Inserts the rows, whose values are in the order of the names."""
+        self._add(_Shape("insert", table, names), rows)
+
+    def update(
+        self, table: sa.Table, names: tuple[str, ...], rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """Updates one row of the table for each given row; the first name is the key's."""
+        self._add(_Shape("update", table, names), rows)
+
+    def delete(self, table: sa.Table, name: str, values: Iterable[Any]) -> None:
+        """Deletes the rows of the table that have one of the values there."""
+        self._add(_Shape("delete", table, (name,)), [(value,) for value in values])
+
+    def send(self) -> None:
+        """Has the database write what it has not written yet."""
+        if self._shapes:
+            self._connection.exec_driver_sql(_together(tuple(self._shapes)), tuple(self._values))
+            self._shapes.clear()
+            self._values.clear()
+
+    def _add(self, shape: _Shape, rows: Sequence[Sequence[Any]]) -> None:
+        if not rows:
+            return
+        columns = [
+            column if convert is None else [None if v is None else convert(v) for v in column]
+            for column, convert in zip(
+                zip(*rows, strict=True),
+                _converts(self.dialect, shape.table, shape.names),
+                strict=True,
+            )
+        ]
+        if self.dialect == "sqlite":
+            sqlite(self._connection).executemany(_alone(shape), zip(*columns, strict=True))
+        else:
+            self._shapes.append(shape)
+            self._values += columns
 
 
-def update(
-    connection: Connection, table: sa.Table, names: tuple[str, ...], rows: Sequence[Sequence[Any]]
-) -> None:
-    """Updates one row of the table for each given row; the first name is the key's."""
-    if rows:
-        _execute(connection, _update(connection.dialect.name, table, names), rows)
+@contextmanager
+def together(connection: Connection) -> Iterator[Writes]:
+    """Writes that are sent as the block ends; not if it ends with an error."""
+    writes = Writes(connection)
+    yield writes
+    writes.send()
 
 
 def among(
@@ -72,21 +122,21 @@ def among(
     return column.in_(sorted(values))
 
 
-def keyed(dialect: str, column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+def keyed(dialect: str, column: sa.Column[Any], name: str = "keys") -> sa.ColumnElement[bool]:
     """As `among`, for a statement that is kept: the values are given by `keys` as it is executed.
 
     To build a statement of many columns takes longer than the database does to answer it.
     """
     if dialect == "postgresql":
-        return column == sa.any_(sa.bindparam("keys", type_=postgresql.ARRAY(sa.Text)))
-    name = f"{column.table.name}.{column.name}"
-    return sa.text(f"{name} IN (SELECT value FROM json_each(:keys))")  # type: ignore[return-value]
+        return column == sa.any_(sa.bindparam(name, type_=postgresql.ARRAY(sa.Text)))
+    place = f"{column.table.name}.{column.name}"
+    return sa.text(f"{place} IN (SELECT value FROM json_each(:{name}))")  # type: ignore[return-value]
 
 
-def keys(dialect: str, values: Iterable[str]) -> dict[str, Any]:
+def keys(dialect: str, values: Iterable[str], name: str = "keys") -> dict[str, Any]:
     """The parameter of a statement with `keyed`."""
     some = sorted(values)
-    return {"keys": some if dialect == "postgresql" else _encode(some).decode()}
+    return {name: some if dialect == "postgresql" else _encode(some).decode()}
 
 
 @lru_cache(64)
@@ -101,58 +151,63 @@ def sqlite(connection: Connection) -> sqlite3.Connection:
     return cast("sqlite3.Connection", connection.connection.driver_connection)
 
 
-def _execute(connection: Connection, statement: _Statement, rows: Sequence[Sequence[Any]]) -> None:
-    columns = [
-        column if convert is None else [None if v is None else convert(v) for v in column]
-        for column, convert in zip(zip(*rows, strict=True), statement.converts, strict=True)
-    ]
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(statement.text, tuple(columns))
-    else:
-        sqlite(connection).executemany(statement.text, zip(*columns, strict=True))
+@lru_cache(1024)
+def _together(shapes: tuple[_Shape, ...]) -> str:
+    """One statement of PostgreSQL for all the writes; its parameters are an array a column."""
+    parts = []
+    place = 1
+    for shape in shapes:
+        parts.append(_part(shape, place))
+        place += len(shape.names)
+    *before, last = parts
+    if not before:
+        return last
+    return f"WITH {', '.join(f'w{n} AS ({part})' for n, part in enumerate(before))} {last}"
+
+
+def _part(shape: _Shape, first: int) -> str:
+    kind, table, names = shape
+    arrays = ", ".join(
+        f"${place}::{_type(table, name)}[]" for place, name in enumerate(names, first)
+    )
+    key, *rest = quoted = _quoted(names)
+    if kind == "delete":
+        return f"DELETE FROM {table.name} WHERE {key} = ANY ({arrays})"
+    columns = ", ".join(quoted)
+    if kind == "insert":
+        return f"INSERT INTO {table.name} ({columns}) SELECT * FROM unnest({arrays})"
+    values = ", ".join(f"{name} = new.{name}" for name in rest)
+    return (
+        f"UPDATE {table.name} SET {values} FROM unnest({arrays}) AS new ({columns})"
+        f" WHERE {table.name}.{key} = new.{key}"
+    )
 
 
 @lru_cache(1024)
-def _insert(dialect: str, table: sa.Table, names: tuple[str, ...]) -> _Statement:
-    columns = ", ".join(_quoted(names))
-    if dialect == "postgresql":
-        text = f"INSERT INTO {table.name} ({columns}) SELECT * FROM {_arrays(table, names)}"
-    else:
-        text = f"INSERT INTO {table.name} ({columns}) VALUES ({', '.join('?' * len(names))})"
-    return _Statement(text, _converts(dialect, table, names))
-
-
-@lru_cache(1024)
-def _update(dialect: str, table: sa.Table, names: tuple[str, ...]) -> _Statement:
-    key, *rest = _quoted(names)
-    if dialect == "postgresql":
-        values = ", ".join(f"{name} = new.{name}" for name in rest)
-        columns = ", ".join((key, *rest))
-        text = (
-            f"UPDATE {table.name} SET {values} FROM {_arrays(table, names)} AS new ({columns})"
-            f" WHERE {table.name}.{key} = new.{key}"
-        )
-    else:
-        # Numbered, so that the key may come first.
-        values = ", ".join(f"{name} = ?{place}" for place, name in enumerate(rest, 2))
-        text = f"UPDATE {table.name} SET {values} WHERE {key} = ?1"
-    return _Statement(text, _converts(dialect, table, names))
+def _alone(shape: _Shape) -> str:
+    """The statement of SQLite for one row."""
+    kind, table, names = shape
+    key, *rest = quoted = _quoted(names)
+    if kind == "delete":
+        return f"DELETE FROM {table.name} WHERE {key} = ?"
+    if kind == "insert":
+        marks = ", ".join("?" * len(names))
+        return f"INSERT INTO {table.name} ({', '.join(quoted)}) VALUES ({marks})"
+    # Numbered, so that the key may come first.
+    values = ", ".join(f"{name} = ?{place}" for place, name in enumerate(rest, 2))
+    return f"UPDATE {table.name} SET {values} WHERE {key} = ?1"
 
 
 def _quoted(names: Sequence[str]) -> list[str]:
     return [f'"{name}"' for name in names]
 
 
-def _arrays(table: sa.Table, names: Sequence[str]) -> str:
-    arrays = (f"${place}::{_type(table, name)}[]" for place, name in enumerate(names, 1))
-    return f"unnest({', '.join(arrays)})"
-
-
 def _type(table: sa.Table, name: str) -> str:
     return next(pg for kind, pg in _TYPES if isinstance(table.c[name].type, kind))
 
 
-def _converts(dialect: str, table: sa.Table, names: Sequence[str]) -> tuple[Convert, ...]:
+@lru_cache(1024)
+def _converts(dialect: str, table: sa.Table, names: tuple[str, ...]) -> tuple[Convert, ...]:
     return tuple(_convert(dialect, table.c[name].type) for name in names)
 
 

@@ -117,11 +117,11 @@ def database_time(connection: Connection) -> datetime:
     return _now()
 
 
-def append(connection: Connection, new: Sequence[Change]) -> None:
+def append(writes: bulk.Writes, new: Sequence[Change]) -> None:
     """Writes the changes of this transaction into the log."""
     if not new:
         return
-    stamp = secrets.randbits(62) | 1 if connection.dialect.name == "sqlite" else None
+    stamp = secrets.randbits(62) | 1 if writes.dialect == "sqlite" else None
     rows = [
         (
             change.project,
@@ -137,7 +137,7 @@ def append(connection: Connection, new: Sequence[Change]) -> None:
         )
         for change in new
     ]
-    bulk.insert(connection, changes, _WRITTEN, rows)
+    writes.insert(changes, _WRITTEN, rows)
 
 
 _WRITTEN: Final = (

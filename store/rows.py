@@ -7,9 +7,9 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Row
 
-from store import bulk
+from store.bulk import Writes
 from store.model import Run, RunStatus
 from store.tables import runs
 
@@ -84,18 +84,16 @@ _sometimes = attrgetter(*_SOMETIMES)
 _whole = attrgetter(*_NAMES)
 
 
-def insert_runs(connection: Connection, new: Sequence[tuple[Run, datetime | None]]) -> None:
+def insert_runs(writes: Writes, new: Sequence[tuple[Run, datetime | None]]) -> None:
     """Writes the rows of new runs, each with the time at which its clock runs out."""
     rows = [(*_whole(run), due_at) for run, due_at in new]
-    bulk.insert(connection, runs, (*_NAMES, "due_at"), rows)
+    writes.insert(runs, (*_NAMES, "due_at"), rows)
 
 
-def update_runs(
-    connection: Connection, changed: Sequence[tuple[Run, Run, datetime | None]]
-) -> None:
+def update_runs(writes: Writes, changed: Sequence[tuple[Run, Run, datetime | None]]) -> None:
     """Writes what differs between the runs before and after, with their clocks' ends.
 
-    Rows that differ in the same columns go into one statement.
+    Rows that differ in the same columns go into one write.
     """
     alike: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
     for before, after, due_at in changed:
@@ -115,4 +113,4 @@ def update_runs(
             row += step
         alike.setdefault(names, []).append(row)
     for names, rows in sorted(alike.items()):
-        bulk.update(connection, runs, (*_ALWAYS, "due_at", *names), rows)
+        writes.update(runs, (*_ALWAYS, "due_at", *names), rows)

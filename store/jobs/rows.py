@@ -100,12 +100,12 @@ def step_ids(connection: Connection, job_run_ids: Iterable[str]) -> dict[str, li
     return found
 
 
-def write(connection: Connection, new: dict[str, Snapshot]) -> None:
+def write(writes: bulk.Writes, new: dict[str, Snapshot]) -> None:
     """Keeps what new job runs execute."""
     rows = [
         (id, snapshot.config, msgspec.to_builtins(snapshot.plan)) for id, snapshot in new.items()
     ]
-    bulk.insert(connection, job_runs, ("run_id", "config", "plan"), rows)
+    writes.insert(job_runs, ("run_id", "config", "plan"), rows)
 
 
 def delete(connection: Connection, job_run_ids: Iterable[str]) -> None:

@@ -295,7 +295,7 @@ class _Group:
         if named is None or named.project != command.project or named.job_id is None:
             raise NotFound("job run", command.run_id)
         run = self._update(command)
-        snapshot = self._held.snapshots.get(run.id) or self._staged.job_runs.get(run.id)
+        snapshot = self._held.shown.get(run.id) or self._staged.job_runs.get(run.id)
         if snapshot is None:
             raise Overtaken  # it was made after what it executes had been looked for
         steps = tuple(sorted(self._steps(run), key=lambda step: step.position or 0))
@@ -311,8 +311,8 @@ class _Group:
             return  # it has begun with its first step, and needs no lock for the others
         if job_run is None:
             raise Overtaken  # the step was made after its kin had been looked for
-        snapshot = self._held.snapshots.get(job_run.id) or self._staged.job_runs.get(job_run.id)
-        plan = () if snapshot is None else snapshot.plan
+        made = self._staged.job_runs.get(job_run.id)
+        plan = self._held.plans.get(job_run.id, ()) if made is None else made.plan
         if step.status == RunStatus.COMPLETED and not plan:
             raise Overtaken
         for consequence in following.follow(job_run, len(plan), before.status, step):

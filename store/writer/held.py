@@ -36,10 +36,11 @@ from store.commands import (
 )
 from store.errors import IdempotencyKeyReused, StoreError
 from store.jobs import rows as job_rows
-from store.model import Run, RunStatus
+from store.model import Plan, Run, RunStatus
 from store.once import Key
 from store.rows import WHOLE, run_of
 from store.tables import answers, batches, heartbeats, idempotency_keys, runs, used_tokens
+from store.tables.jobs import job_runs
 
 
 class RunKey(NamedTuple):
@@ -111,8 +112,10 @@ class Held:
         """The locked runs."""
         self.heartbeat_due: dict[str, datetime] = {}
         self.kin: dict[str, Kin] = {}
-        self.snapshots: dict[str, job_rows.Snapshot] = {}
-        """What the job runs execute whose steps may complete, or that are to be shown."""
+        self.plans: dict[str, Plan] = {}
+        """What the job runs execute whose steps may complete."""
+        self.shown: dict[str, job_rows.Snapshot] = {}
+        """What the job runs execute that are to be shown."""
         self.orders: dict[tuple[str, JobOrder], job_rows.Snapshot] = {}
         """What new job runs are to execute, by project and order; what is not there is unknown."""
         self.steps: dict[str, list[str]] = {}
@@ -136,12 +139,15 @@ class Held:
 
     def _read_kin(self, commands: Sequence[Command]) -> None:
         ids = set()
+        completed = set()
         for command in commands:
             match command:
                 case MutateMetadata(target=target) if target is not MetadataTarget.SELF:
                     ids.add(command.run_id)
                 case UpdateRun(status=status) if status is not msgspec.UNSET:
                     ids.add(command.run_id)
+                    if status is RunStatus.COMPLETED:
+                        completed.add(command.run_id)
                 case DeleteRun() | FireTimer() | ClaimRun():
                     ids.add(command.run_id)
                 case CreateRun(new=new) if new.parent_run_id is not None:
@@ -150,8 +156,13 @@ class Held:
                     pass
         if not ids:
             return
-        for row in self._connection.execute(_kin(self._dialect), bulk.keys(self._dialect, ids)):
-            self.kin[row.id] = Kin(*row[1:])
+        for id, plan, *kin in self._connection.execute(
+            _kin(self._dialect),
+            bulk.keys(self._dialect, ids) | bulk.keys(self._dialect, completed, "completed"),
+        ):
+            self.kin[id] = one = Kin(*kin)
+            if plan is not None and one.parent_run_id is not None:
+                self.plans[one.parent_run_id] = msgspec.convert(plan, Plan)
         # Runs that this group means to make may be named by what comes after.
         for command in commands:
             if isinstance(command, CreateRun) and command.run_id in ids:
@@ -171,8 +182,7 @@ class Held:
         )
 
     def _read_job_runs(self, commands: Iterable[Command]) -> int:
-        """What the job runs among the kin execute, and their steps; how many may begin."""
-        completed = set()
+        """What new job runs and those to be shown execute; how many steps may begin."""
         ending = set()
         orders = set()
         shown = set()
@@ -182,10 +192,7 @@ class Held:
                 shown.add(command.run_id)
             match command:
                 case UpdateRun(status=RunStatus.COMPLETED):
-                    job_run_id = self.job_run(command.run_id)
-                    if job_run_id is not None:
-                        completed.add(job_run_id)
-                        begun += 1
+                    begun += self.job_run(command.run_id) is not None
                 case UpdateRun(status=RunStatus.CANCELED) | DeleteRun():
                     kin = self.kin.get(command.run_id)
                     if kin is not None and kin.job_id is not None:
@@ -195,8 +202,8 @@ class Held:
                     begun += 1
                 case _:
                     pass
-        if completed or shown:
-            self.snapshots = job_rows.snapshots(self._connection, completed | shown)
+        if shown:
+            self.shown = job_rows.snapshots(self._connection, shown)
         if orders:
             self.orders = job_rows.ordered(self._connection, orders)
         if ending:
@@ -452,7 +459,17 @@ def _lock(dialect: str, skip_locked: bool) -> sa.Select[Any]:
 @lru_cache
 def _kin(dialect: str) -> sa.Select[Any]:
     columns = (runs.c[name] for name in Kin._fields)
-    return sa.select(runs.c.id, *columns).where(bulk.keyed(dialect, runs.c.id))
+    # With what the job runs execute whose steps are completed: it never changes either.
+    plan_of = sa.and_(
+        job_runs.c.run_id == runs.c.parent_run_id,
+        runs.c.workflow_id.is_not(None),
+        bulk.keyed(dialect, runs.c.id, "completed"),
+    )
+    return (
+        sa.select(runs.c.id, job_runs.c.plan, *columns)
+        .outerjoin(job_runs, plan_of)
+        .where(bulk.keyed(dialect, runs.c.id))
+    )
 
 
 def has_key(command: CreateRun) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Final
 
 import sqlalchemy as sa
@@ -58,13 +57,15 @@ class Staged:
             self._held.runs[run.id] = self.runs[run.id] = run
 
     def write(self) -> None:
-        """Writes the rows and the log, each kind in one statement."""
+        """Writes the rows and the log."""
         self._write_batches()
-        self._write_runs()
-        self._write_tags()
-        self._write_heartbeats()
+        self._delete_runs()
         self._settle_keys()
-        changes.append(self._connection, self.changes)
+        with bulk.together(self._connection) as writes:
+            self._write_runs(writes)
+            self._write_tags(writes)
+            self._write_heartbeats(writes)
+            changes.append(writes, self.changes)
 
     def _write_batches(self) -> None:
         new = [(id, batch) for id, batch in self._held.batches.items() if batch.is_new]
@@ -95,31 +96,32 @@ class Staged:
                     )
                 )
 
-    def _write_runs(self) -> None:
+    def _write_runs(self, writes: bulk.Writes) -> None:
         before = self._held.runs
         insert_runs(
-            self._connection,
+            writes,
             [(run, _due(run)) for id, run in self.runs.items() if id not in before],
         )
         update_runs(
-            self._connection,
+            writes,
             [
                 (before[id], run, _due(run))
                 for id, run in self.runs.items()
                 if id in before and run is not before[id]
             ],
         )
+        job_rows.write(writes, self.job_runs)
+
+    def _delete_runs(self) -> None:
         gone = sorted(id for id in self.deleted if id in self._held.runs)
         if gone:
             self._connection.execute(sa.delete(runs).where(runs.c.id.in_(gone)))
-        if gone:
             delete_of_runs(self._connection, gone)
-        job_rows.write(self._connection, self.job_runs)
         job_rows.delete(
             self._connection, [id for id, run in self.deleted.items() if run.job_id is not None]
         )
 
-    def _write_tags(self) -> None:
+    def _write_tags(self, writes: bulk.Writes) -> None:
         added = []
         removed = []
         for id, run in (*self.runs.items(), *((id, None) for id in self.deleted)):
@@ -146,16 +148,10 @@ class Staged:
                     ).in_(removed)
                 )
             )
-        if added:
-            bulk.insert(
-                self._connection,
-                run_tags,
-                ("project", "tag", "created_at", "number"),
-                sorted(added),
-            )
+        writes.insert(run_tags, ("project", "tag", "created_at", "number"), sorted(added))
 
-    def _write_heartbeats(self) -> None:
-        begun = []
+    def _write_heartbeats(self, writes: bulk.Writes) -> None:
+        begun = {}
         ended = []
         for id, run in self.runs.items():
             before = self._held.runs.get(id)
@@ -169,15 +165,16 @@ class Staged:
             if before is not None and before.executing_since is not None:
                 ended.append(id)
             if run.executing_since is not None and clock is not None:
-                begun.append((id, run.project, due(run, clock), clock is Timer.LEASE))
+                begun[id] = (id, run.project, due(run, clock), clock is Timer.LEASE)
         for id in self.deleted:
             before = self._held.runs.get(id)
             if before is not None and beats(before) is not None:
                 ended.append(id)
-        if ended:
-            dialect = self._connection.dialect.name
-            self._connection.execute(_delete_heartbeats(dialect), bulk.keys(dialect, ended))
-        bulk.insert(self._connection, heartbeats, ("run_id", "project", "due_at", "leased"), begun)
+        writes.delete(heartbeats, "run_id", sorted(ended))
+        if not begun.keys().isdisjoint(ended):
+            writes.send()  # a row that makes room for another is written before it
+        columns = ("run_id", "project", "due_at", "leased")
+        writes.insert(heartbeats, columns, list(begun.values()))
 
     def _settle_keys(self) -> None:
         """Makes the rows of keys and one-time tokens say what came of those who named them."""
@@ -306,11 +303,6 @@ class Staged:
                     result[i] = Done(
                         batch=batch_reads.read(self._connection, one.project, command.batch_id)
                     )
-
-
-@lru_cache
-def _delete_heartbeats(dialect: str) -> sa.Delete:
-    return sa.delete(heartbeats).where(bulk.keyed(dialect, heartbeats.c.run_id))
 
 
 def _due(run: Run) -> datetime | None:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from store import RunStore
+from store.changes import database_time
 from store.claims import Claims
 from store.commands import (
     ClaimRun,
@@ -515,6 +516,28 @@ async def test_a_lost_lease_queues_the_run_again_while_attempts_are_left(
     ended = await store.get_run(PROJECT, run.id)
     assert ended.error["name"] == "LeaseLost"
     assert await claim(store, task) is None
+
+
+async def test_a_lost_lease_is_handed_on_in_the_transaction_that_takes_it(
+    store: RunStore, task: str
+) -> None:
+    """The lease's row goes and comes again in one statement's reach, and the latter stands.
+
+    Taken out: in `Staged._write_heartbeats`, what is sent before the new rows.
+    """
+    run = await queued(store, task, max_attempts=2)
+    assert await claim(store, task, lease_s=1) is not None
+    due_at = await store.database.read(_due_at, run.id)
+    lost = FireTimer(project=PROJECT, run_id=run.id, timer=Timer.LEASE, due_at=due_at)
+
+    async def is_over() -> bool:
+        return bool(await store.database.read(database_time) > due_at)
+
+    await until(is_over, "the lease's end")
+    (got,) = await group_of(store, lost, claims=[a_claim(task)])
+    assert got is not None
+    assert (got.id, got.attempt, got.status) == (run.id, 2, EXECUTING)
+    assert await store.database.read(_due_at, run.id) > due_at
 
 
 async def test_heartbeats_keep_the_lease(store: RunStore, task: str) -> None:

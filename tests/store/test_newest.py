@@ -44,11 +44,12 @@ def some_run(chance: random.Random, number: int, at: datetime) -> Run:
 
 
 def write(connection: Connection, made: list[Run]) -> None:
-    insert_runs(connection, [(run, None) for run in made])
     rows = [(PROJECT, tag, run.created_at, run.number) for run in made for tag in run.tags]
-    bulk.insert(connection, run_tags, ("project", "tag", "created_at", "number"), rows)
     snapshot = job_rows.Snapshot({"workflowExecutionOrder": []}, ())
-    job_rows.write(connection, {run.id: snapshot for run in made if run.job_id is not None})
+    with bulk.together(connection) as writes:
+        insert_runs(writes, [(run, None) for run in made])
+        writes.insert(run_tags, ("project", "tag", "created_at", "number"), rows)
+        job_rows.write(writes, {run.id: snapshot for run in made if run.job_id is not None})
 
 
 def a_filter(chance: random.Random) -> dict[str, Any]:
@@ -151,13 +152,10 @@ async def test_lists_by_tag_outlive_the_migration_that_gives_tags_their_times(
     made = [some_run(chance, number, AT + seconds(number % 7)) for number in range(1, 41)]
 
     def write_before(connection: Connection) -> None:
-        insert_runs(connection, [(run, None) for run in made])
-        bulk.insert(
-            connection,
-            run_tags,
-            ("project", "tag", "number"),
-            [(PROJECT, tag, run.number) for run in made for tag in run.tags],
-        )
+        tags = [(PROJECT, tag, run.number) for run in made for tag in run.tags]
+        with bulk.together(connection) as writes:
+            insert_runs(writes, [(run, None) for run in made])
+            writes.insert(run_tags, ("project", "tag", "number"), tags)
 
     database = await open_database(database_url)
     await database.write(to_revision, "0004")
