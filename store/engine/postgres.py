@@ -36,7 +36,9 @@ class Postgres:
 
     def __init__(self, url: URL, readers: int = POSTGRES_READERS) -> None:
         self.url = url
-        self._write_engine = _postgres_engine(url, 4, lock_timeout=LOCK_WAIT)
+        # Its statements go by keys. A plan that was made while a table was small would read all of
+        # it, and be kept until the table is next analyzed.
+        self._write_engine = _postgres_engine(url, 4, lock_timeout=LOCK_WAIT, enable_seqscan="off")
         self._read_engine = _postgres_engine(url, readers).execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
