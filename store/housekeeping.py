@@ -36,7 +36,7 @@ DROP_WAIT = "5s"
 _PARTITION = re.compile(r"changes_(\d{8})")
 
 # Any numbers that other programs on the same PostgreSQL do not use.
-_MAKING = 0x52756E50
+MAKING = 0x52756E50
 CUTTING = 0x52756E43
 _FORGETTING = 0x52756E46
 
@@ -166,20 +166,30 @@ def _cut_rows(connection: Connection, keep: timedelta, at_once: int = 10_000) ->
 
 
 def _make_partitions(connection: Connection) -> None:
-    """A partition a day, made apart and attached, which blocks no writer and no reader."""
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING)))
-    today = change_log.database_time(connection).astimezone(UTC).date()
-    have = set(_partitions(connection))
-    for ahead in range(-1, DAYS_AHEAD + 1):
-        day = today + timedelta(days=ahead)
-        name = f"changes_{day:%Y%m%d}"
-        if name in have:
-            continue
+    """A partition a day, made apart and attached, which blocks no writer and no reader.
+
+    Where none is missing nobody is waited for: a process that stands still with the lock must not
+    keep others from starting.
+    """
+    if not _missing(connection):
+        return
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING)))
+    for name, day in _missing(connection).items():
         connection.exec_driver_sql(f"CREATE TABLE {name} (LIKE changes INCLUDING ALL)")
         connection.exec_driver_sql(
             f"ALTER TABLE changes ATTACH PARTITION {name} FOR VALUES"
             f" FROM ('{day} 00:00+00') TO ('{day + timedelta(days=1)} 00:00+00')"
         )
+
+
+def _missing(connection: Connection) -> dict[str, date]:
+    """The partitions that there are to be by now and are not, with their days."""
+    today = change_log.database_time(connection).astimezone(UTC).date()
+    days = (today + timedelta(days=ahead) for ahead in range(-1, DAYS_AHEAD + 1))
+    wanted = {f"changes_{day:%Y%m%d}": day for day in days}
+    for name in _partitions(connection):
+        wanted.pop(name, None)
+    return wanted
 
 
 def _partitions(connection: Connection) -> list[str]:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from store.engine import LOCK_WAIT, Database
 from store.errors import SchemaTooNew
 
-_LOCK = 0x52756E7374  # any number that other programs on the same PostgreSQL do not use
+LOCK = 0x52756E7374  # any number that other programs on the same PostgreSQL do not use
 
 
 async def migrate(database: Database) -> tuple[str | None, str]:
@@ -35,11 +35,6 @@ _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDict
 
 
 def _migrate(connection: Connection) -> tuple[str | None, str]:
-    if connection.dialect.name == "postgresql":
-        # Another server may take its time; what it makes is not waited for like a row.
-        connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
     config = Config()
     folder = str(files("store") / "migrations")
     config.set_main_option("script_location", folder.replace("%", "%%"))
@@ -47,12 +42,24 @@ def _migrate(connection: Connection) -> tuple[str | None, str]:
     script = ScriptDirectory.from_config(config)
     newest = script.get_current_head()
     assert newest is not None
-    found = MigrationContext.configure(connection).get_current_revision()
+    # Where nothing is to do nobody is waited for, who may stand still with the lock.
+    if _revision(connection) == newest:
+        return newest, newest
+    if connection.dialect.name == "postgresql":
+        # Another server may take its time; what it makes is not waited for like a row.
+        connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
+    found = _revision(connection)
     if found is not None and found not in {step.revision for step in script.walk_revisions()}:
         raise SchemaTooNew(found, newest)
     if found != newest:
         command.upgrade(config, "head")
     return found, newest
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 async def new_epoch(database: Database) -> None:

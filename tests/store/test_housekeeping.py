@@ -10,10 +10,12 @@ from typing import Any
 import asyncpg
 import pytest
 
+from store.broker.memory import MemoryBroker
 from store.errors import CannotContinue
-from store.housekeeping import CUTTING, DAYS_AHEAD, Housekeeping, Retention
+from store.housekeeping import CUTTING, DAYS_AHEAD, MAKING, Housekeeping, Retention
 from store.model import Horizon, RunQuery
 from store.runs import RunStore
+from store.schema import LOCK
 from store.tables import answers, idempotency_keys, used_tokens
 from tests.builders import PROJECT, a_create
 from tests.store.asking import ask, create, finish, open_batch, read_all, rows, sql, update
@@ -83,6 +85,22 @@ async def test_partitions_stand_ready_for_the_days_ahead(
     others = [await open_any(own_postgres) for _ in range(2)]
     await asyncio.gather(*(one.housekeeping.prepare() for one in (store, *others)))
     assert await partitions(store) == wanted
+
+
+async def test_a_process_that_stands_still_keeps_no_other_from_starting(own_postgres: str) -> None:
+    """It may be stopped with what all take at their start, as a machine is that is frozen.
+
+    Taken out: the looks before the locks in `_make_partitions` and `_migrate`; a server that was
+    started ended with an SQL error after five seconds, or waited for ever.
+    """
+    frozen = await asyncpg.connect(own_postgres)
+    try:
+        await frozen.execute("SELECT pg_advisory_lock($1)", MAKING)
+        await frozen.execute("SELECT pg_advisory_lock($1)", LOCK)
+        store = await RunStore.open(own_postgres, broker=MemoryBroker())
+        await store.close()
+    finally:
+        await frozen.close()
 
 
 async def test_a_day_for_which_nothing_stood_ready_is_made_when_it_comes(
