@@ -39,8 +39,9 @@ GROUP_COMMANDS = 500
 """How many commands one transaction takes at most, unless one submission has more."""
 
 GROUP_BESIDE: Final = 32
-"""So many commands make a group beside one in flight; fewer are gathered until that ends, because
-a group of one costs the database and this process nearly as much as one of thirty."""
+"""So many commands make a group beside one in flight; fewer are gathered until that ends, and with
+them claims, because a group of one costs the database and this process nearly as much as one of
+thirty."""
 
 GATHER_S: Final = 0.02
 """How long they are gathered at most: what is in flight may itself wait for a lock."""
@@ -176,7 +177,7 @@ class Writer:
 
     def _gathers(self) -> bool:
         """Whether what waits is better left until the group in flight ends."""
-        if not self._groups or self._waiting >= GROUP_BESIDE or self._claims.looking:
+        if not self._groups or self._waiting >= GROUP_BESIDE:
             return False
         loop = asyncio.get_running_loop()
         until = self._begun_at + GATHER_S

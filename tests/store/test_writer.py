@@ -566,6 +566,24 @@ async def test_a_lost_connection_is_not_seen_by_who_takes_it_next(
         await create(store)
 
 
+async def test_readers_take_turns_on_few_connections(
+    own_postgres: str, open_any: OpenStore
+) -> None:
+    """Each keeps what it has prepared: twelve that are handed everything in turn grow for an hour.
+
+    Taken out: `pool_use_lifo`; all that had ever been needed at once were used.
+    """
+    store = await open_any(own_postgres)
+
+    def backend(connection: Connection) -> int:
+        pid = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        assert isinstance(pid, int)
+        return pid
+
+    await asyncio.gather(*(store.database.read(backend) for _ in range(6)))
+    assert len({await store.database.read(backend) for _ in range(12)}) == 1
+
+
 async def test_a_group_costs_three_statements_however_many_its_commands(store: RunStore) -> None:
     """Runs locked, transaction and time had, rows and log written; and the commit. To SQLite the
     driver hands what is written, row by row."""
