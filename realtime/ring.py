@@ -302,6 +302,8 @@ class Ring:
                 del of_topic[run_id]
                 if not of_topic:
                     del self._by_topic[topic]
+            # Where nobody asks by topic, nobody looks for what has gone.
+            self._unlooked.pop(run_id, None)
         for change in gone:
             self._gone = max(self._gone, change.xid)
             if not self._horizon.seen(change.xid):

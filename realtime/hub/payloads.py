@@ -9,6 +9,8 @@ from typing import Any, Final, TypeAlias
 from realtime.protocol import encode_value
 
 CACHE_BYTES: Final = 16_000_000
+_OVERHEAD: Final = 250
+"""What an entry takes beside its payload, in bytes: its run's id, and its place."""
 LOAD_RUNS: Final = 200
 """How many payloads are read at once."""
 
@@ -17,7 +19,10 @@ Read: TypeAlias = Callable[[str, Sequence[str]], Awaitable[dict[str, Any]]]
 
 
 class Payloads:
-    """A bounded cache. A payload never changes, so what is in it is never out of date."""
+    """A bounded cache. A payload never changes, so what is in it is never out of date.
+
+    `max_bytes` are of memory: the smaller the payloads, the more of it are for keeping them.
+    """
 
     def __init__(self, read: Read, max_bytes: int = CACHE_BYTES) -> None:
         self._read = read
@@ -35,12 +40,18 @@ class Payloads:
     def put(self, run_id: str, payload: Any) -> bytes:
         """Keeps it, and returns it as JSON."""
         encoded = encode_value(payload)
-        old = self._found.pop(run_id, None)
-        self.size += len(encoded) - (0 if old is None else len(old))
+        self.drop(run_id)
+        self.size += len(encoded) + _OVERHEAD
         self._found[run_id] = encoded
         while self.size > self._max_bytes:
-            self.size -= len(self._found.popitem(last=False)[1])
+            self.size -= len(self._found.popitem(last=False)[1]) + _OVERHEAD
         return encoded
+
+    def drop(self, run_id: str) -> None:
+        """Keeps it no longer: the run is over, and is asked for less than those that live."""
+        old = self._found.pop(run_id, None)
+        if old is not None:
+            self.size -= len(old) + _OVERHEAD
 
     async def load(self, project: str, run_ids: Sequence[str]) -> dict[str, bytes | None]:
         """The payloads of these runs, read where they are not at hand; None for a run that was

@@ -220,6 +220,22 @@ async def test_a_payload_that_is_at_hand_is_not_read() -> None:
         assert "payloads" not in s.store.reads
 
 
+async def test_the_payload_of_a_run_that_is_over_is_at_hand_no_longer() -> None:
+    """Those of the runs that live have its room.
+
+    Taken out: `drop` in `Order._advance`; the cache grew with every run that ended.
+    """
+    async with setting() as s:
+        outlet = await s.connect(RUNS)
+        s.store.create("r")
+        s.store.update("r", status=RunStatus.EXECUTING)
+        await s.settled()
+        assert s.hub._services.payloads.get("r") is not None
+        s.store.update("r", status=RunStatus.COMPLETED)
+        await until(lambda: outlet.types().count("change") == 3)
+        assert s.hub._services.payloads.get("r") is None
+
+
 async def test_of_a_run_that_was_deleted_before_it_could_enter_no_change_is_shown() -> None:
     """Nobody has it to change.
 

@@ -211,6 +211,14 @@ def test_what_had_to_go_is_found_under_no_topic_any_more() -> None:
     assert len(ring) == 2
 
 
+def test_what_nobody_asks_for_is_forgotten_with_what_had_to_go() -> None:
+    """Taken out: what `_evict` takes out of `_unlooked`, which had every run that ever was."""
+    ring = Ring(Horizon(10, 10), max_changes=5)
+    for n in range(50):
+        ring.add(a_group(f"r{n}", 1, 10 + n))
+    assert len(ring._unlooked) == 5
+
+
 def test_what_several_have_seen_is_what_each_of_them_has() -> None:
     one, other = Horizon(5, 20, (5, 12)), Horizon(7, 15, (7, 13))
     both = meet([one, other])

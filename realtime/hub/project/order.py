@@ -12,6 +12,7 @@ from realtime.hub.services import SLICE, Services
 from realtime.session import Moment
 from store.broker import Hint
 from store.errors import CannotContinue, Unavailable
+from store.lifecycle import is_final
 from store.model import Change, ChangeKind, Group, Horizon, Selection
 
 HELD_HINTS: Final = 1_000
@@ -151,6 +152,8 @@ class Order:
         if not self._hand_on(group, loaded):
             return False
         self._last[group.first.run_id] = (group.last.version, group.last.xid)
+        if group.run is None or is_final(group.run.status):
+            self._services.payloads.drop(group.first.run_id)
         return True
 
     def _release(self, run_id: str, loaded: Mapping[str, bytes | None], *, again: bool) -> None:
