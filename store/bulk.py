@@ -35,6 +35,13 @@ _TYPES: Final[tuple[tuple[type[Any], str], ...]] = (
 """PostgreSQL's name for each kind of column; the first that fits."""
 
 
+FEW: Final = 2
+"""So many writes with rows are sent without those that have none."""
+
+UPDATES: Final = 2
+"""So many updates that differ in their columns go along with the rest; more go alone."""
+
+
 class _Shape(NamedTuple):
     """What a write of rows looks like, whatever the rows are."""
 
@@ -43,8 +50,14 @@ class _Shape(NamedTuple):
     names: tuple[str, ...]
 
 
+class _Part(NamedTuple):
+    shape: _Shape
+    columns: Sequence[Sequence[Any]]
+    """The values of all rows, a column after the other."""
+
+
 class Writes:
-    """Rows to be written together: PostgreSQL is handed all of them in one statement.
+    """Rows to be written together: PostgreSQL is handed nearly all of them in one statement.
 
     No row may be in two of the writes: what one of them makes, the others do not see. On SQLite,
     where a statement costs no round trip, each is executed at once.
@@ -53,8 +66,7 @@ class Writes:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.dialect = connection.dialect.name
-        self._shapes: list[_Shape] = []
-        self._values: list[Any] = []
+        self._parts: list[_Part] = []
 
     def insert(
         self, table: sa.Table, names: tuple[str, ...], rows: Sequence[Sequence[Any]]
@@ -74,13 +86,26 @@ class Writes:
 
     def send(self) -> None:
         """Has the database write what it has not written yet."""
-        if self._shapes:
-            self._connection.exec_driver_sql(_together(tuple(self._shapes)), tuple(self._values))
-            self._shapes.clear()
-            self._values.clear()
+        parts, self._parts = self._parts, []
+        updates = [part for part in parts if part.shape.kind == "update"]
+        if len(updates) > UPDATES:
+            for part in updates:
+                self._execute([part])
+            parts = [part for part in parts if part.shape.kind != "update"]
+        filled = [part for part in parts if any(part.columns)]
+        # PostgreSQL plans each text anew, and keeps each: with what is empty there are fewer.
+        self._execute(parts if len(filled) > FEW else filled)
+
+    def _execute(self, parts: Sequence[_Part]) -> None:
+        if parts:
+            text = _together(tuple(part.shape for part in parts))
+            values = tuple(column for part in parts for column in part.columns)
+            self._connection.exec_driver_sql(text, values)
 
     def _add(self, shape: _Shape, rows: Sequence[Sequence[Any]]) -> None:
         if not rows:
+            if self.dialect != "sqlite" and shape.kind != "update":
+                self._parts.append(_Part(shape, [()] * len(shape.names)))
             return
         columns = [
             column if convert is None else [None if v is None else convert(v) for v in column]
@@ -93,13 +118,13 @@ class Writes:
         if self.dialect == "sqlite":
             sqlite(self._connection).executemany(_alone(shape), zip(*columns, strict=True))
         else:
-            self._shapes.append(shape)
-            self._values += columns
+            self._parts.append(_Part(shape, columns))
 
 
 @contextmanager
 def together(connection: Connection) -> Iterator[Writes]:
-    """Writes that are sent as the block ends; not if it ends with an error."""
+    """Writes that are sent as the block ends. Ends it with an error, what was written of them is
+    for the transaction to take back."""
     writes = Writes(connection)
     yield writes
     writes.send()
@@ -177,9 +202,11 @@ def _part(shape: _Shape, first: int) -> str:
     if kind == "insert":
         return f"INSERT INTO {table.name} ({columns}) SELECT * FROM unnest({arrays})"
     values = ", ".join(f"{name} = new.{name}" for name in rest)
+    # The keys by themselves as well: without them a small table is joined whole.
     return (
         f"UPDATE {table.name} SET {values} FROM unnest({arrays}) AS new ({columns})"
         f" WHERE {table.name}.{key} = new.{key}"
+        f" AND {table.name}.{key} = ANY (${first}::{_type(table, names[0])}[])"
     )
 
 

@@ -183,7 +183,7 @@ def _make_partitions(connection: Connection) -> None:
 
 
 def _missing(connection: Connection) -> dict[str, date]:
-    """The partitions that there are to be by now and are not, with their days."""
+    """The partitions that should stand ready and do not, with their days."""
     today = change_log.database_time(connection).astimezone(UTC).date()
     days = (today + timedelta(days=ahead) for ahead in range(-1, DAYS_AHEAD + 1))
     wanted = {f"changes_{day:%Y%m%d}": day for day in days}
@@ -217,6 +217,7 @@ def _mark_partitions(connection: Connection, keep: timedelta, marked: Set[str]) 
     ours = sa.select(sa.func.pg_try_advisory_xact_lock(CUTTING))
     if not connection.execute(ours).scalar_one():
         return None
+    connection.execute(sa.text("SET LOCAL enable_seqscan = on"))  # whole partitions are read
     before = (change_log.database_time(connection) - keep).astimezone(UTC).date()
     xmin = int(connection.execute(_XMIN).scalar_one())
     old = []

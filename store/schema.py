@@ -50,6 +50,7 @@ def _migrate(connection: Connection) -> tuple[str | None, str]:
         connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
+        connection.execute(sa.text("SET LOCAL enable_seqscan = on"))  # whole tables are copied
     found = _revision(connection)
     if found is not None and found not in {step.revision for step in script.walk_revisions()}:
         raise SchemaTooNew(found, newest)

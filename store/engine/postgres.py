@@ -28,6 +28,9 @@ LOCK_WAIT = "5s"
 ANSWER_S = 30.0
 """How long PostgreSQL may take for one statement; a network that swallows everything looks so."""
 
+KEEPALIVE_S = "60"
+"""How often an idle connection is heard of: what forgets it in between lets it hang."""
+
 
 class Postgres:
     """PostgreSQL through asyncpg; readers have connections of their own."""
@@ -108,14 +111,19 @@ def _postgres_engine(url: URL, connections: int, **server_settings: str) -> Asyn
         url,
         pool_size=connections,
         max_overflow=0,
-        # Each connection keeps what it has prepared, 15 kB a statement: those that are not needed
-        # stay idle, instead of each being handed everything in turn.
+        # Each connection keeps what it has prepared, 15 kB a statement and in the database more:
+        # those that are not needed stay idle, instead of each being handed everything in turn.
         pool_use_lifo=True,
         pool_timeout=10,
         connect_args={
             "timeout": 5,
             "command_timeout": ANSWER_S,
-            "server_settings": {"application_name": "runstream", "jit": "off", **server_settings},
+            "server_settings": {
+                "application_name": "runstream",
+                "jit": "off",
+                "tcp_keepalives_idle": KEEPALIVE_S,
+                **server_settings,
+            },
         },
     )
 

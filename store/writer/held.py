@@ -459,17 +459,15 @@ def _lock(dialect: str, skip_locked: bool) -> sa.Select[Any]:
 @lru_cache
 def _kin(dialect: str) -> sa.Select[Any]:
     columns = (runs.c[name] for name in Kin._fields)
-    # With what the job runs execute whose steps are completed: it never changes either.
-    plan_of = sa.and_(
-        job_runs.c.run_id == runs.c.parent_run_id,
-        runs.c.workflow_id.is_not(None),
-        bulk.keyed(dialect, runs.c.id, "completed"),
+    # With what the job runs execute whose steps are completed: it never changes either. No join:
+    # while there are few job runs it would read them all.
+    plan = sa.select(job_runs.c.plan).where(job_runs.c.run_id == runs.c.parent_run_id)
+    is_completed = sa.and_(
+        runs.c.workflow_id.is_not(None), bulk.keyed(dialect, runs.c.id, "completed")
     )
-    return (
-        sa.select(runs.c.id, job_runs.c.plan, *columns)
-        .outerjoin(job_runs, plan_of)
-        .where(bulk.keyed(dialect, runs.c.id))
-    )
+    return sa.select(
+        runs.c.id, sa.case((is_completed, plan.scalar_subquery())).label("plan"), *columns
+    ).where(bulk.keyed(dialect, runs.c.id))
 
 
 def has_key(command: CreateRun) -> bool:

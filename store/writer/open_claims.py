@@ -100,11 +100,6 @@ class OpenClaims:
         return len(self._all)
 
     @property
-    def looking(self) -> int:
-        """How many want to be looked for at once."""
-        return len(self._looking)
-
-    @property
     def queues(self) -> set[Queue]:
         """Where it is waited for runs."""
         return {queue for claim in self._all for queue in claim.queues}

@@ -110,7 +110,7 @@ class Staged:
                 if id in before and run is not before[id]
             ],
         )
-        job_rows.write(writes, self.job_runs)
+        job_rows.write(writes, {id: s for id, s in self.job_runs.items() if id in self.runs})
 
     def _delete_runs(self) -> None:
         gone = sorted(id for id in self.deleted if id in self._held.runs)

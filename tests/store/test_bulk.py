@@ -45,6 +45,32 @@ async def test_writes_of_every_kind_go_together(store: RunStore) -> None:
     assert (await store.database.read(kept))[:3] == ("run_1", {"a": "ü"}, [])
 
 
+async def test_many_kinds_of_updates_go_too(store: RunStore) -> None:
+    """More than go along with the rest."""
+    names = ("run_id", "task_identifier", "idempotency_key", "used_at")
+
+    def work(connection: Connection) -> None:
+        with bulk.together(connection) as writes:
+            writes.insert(used_tokens, TOKENS, [token(name, "run_1") for name in "abcd"])
+        with bulk.together(connection) as writes:
+            for id, name in zip("abcd", names, strict=True):
+                value = AT if name == "used_at" else f"new {name}"
+                writes.update(used_tokens, ("token_id", name), [(id, value)])
+            writes.insert(job_runs, ("run_id", "config", "plan"), [])
+            writes.insert(used_tokens, TOKENS, [token("e", "run_1")])
+
+    await store.database.write(work)
+
+    def changed(connection: Connection) -> list[Any]:
+        rows = connection.execute(sa.select(used_tokens).order_by(used_tokens.c.token_id))
+        return [getattr(row, name) for row, name in zip(rows, names, strict=False)]
+
+    assert await store.database.read(changed) == [
+        "new run_id", "new task_identifier", "new idempotency_key", AT,
+    ]  # fmt: skip
+    assert len(await store.database.read(all_tokens)) == 5
+
+
 async def test_what_was_sent_is_not_sent_again(store: RunStore) -> None:
     def work(connection: Connection) -> None:
         with bulk.together(connection) as writes:

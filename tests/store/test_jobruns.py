@@ -12,11 +12,15 @@ import pytest_asyncio
 
 from store import RunStore
 from store.commands import (
+    CreateRun,
+    DeleteRun,
     FireTimer,
+    JobOrder,
     MetadataOp,
     MetadataOperation,
     MetadataTarget,
     MutateMetadata,
+    NewRun,
     Submission,
     Timer,
     UpdateRun,
@@ -24,9 +28,10 @@ from store.commands import (
 from store.errors import Conflict, Invalid, NotFound, StoreError, TransitionRefused
 from store.jobs.definitions import NewJob, NewWorkflow
 from store.jobs.following import JobRunStatus, status_of
+from store.jobs.rows import snapshots
 from store.jobs.runs import JobRunQuery
 from store.lifecycle import is_final
-from store.model import ChangeKind, JobRun, RunStatus
+from store.model import ChangeKind, JobRun, RunStatus, new_id
 from tests.builders import PROJECT
 from tests.store.jobbing import (
     a_job,
@@ -283,6 +288,21 @@ async def test_a_job_run_is_deleted_with_its_steps_and_these_not_without_it(
     left = gone[steps[0].id].run
     assert left is not None
     assert left.workflow_id == steps[0].workflow_id
+
+
+async def test_a_job_run_that_is_made_and_deleted_at_once_leaves_nothing(store: RunStore) -> None:
+    """Taken out: in `Staged._write_runs`, the look whether it is there still; what it was to
+    execute was written after it was to be deleted."""
+    job = await a_job(store, "a")
+    id = new_id("run")
+    commands = (
+        CreateRun(project=PROJECT, run_id=id, new=NewRun(task_identifier=job.id), job=JobOrder(job.id)),
+        UpdateRun(project=PROJECT, run_id=id, status=RunStatus.CANCELED),
+        DeleteRun(project=PROJECT, run_id=id),
+    )  # fmt: skip
+    outcomes = await store.execute(Submission(project=PROJECT, commands=commands, atomic=True))
+    assert not any(isinstance(one, StoreError) for one in outcomes)
+    assert await store.database.read(snapshots, [id]) == {}
 
 
 async def test_two_workers_that_finish_one_step_at_once_advance_the_job_run_once(
