@@ -664,8 +664,7 @@ async def test_plans_made_while_a_table_is_small_do_not_read_all_of_it_later(
     """PostgreSQL keeps a statement's plan, and while there are three runs the cheapest is to read
     them all; until the table is next analyzed, each group would read every run that there is.
 
-    Taken out: `enable_seqscan` in `store/engine/postgres.py`; the keys by themselves in an update;
-    the job runs' plans read by a join.
+    Taken out: `enable_seqscan` in `store/engine/postgres.py`; the keys by themselves in an update.
     """
     store = await open_any(own_postgres)
     job = await a_job(store, *(f"step-{n}" for n in range(30)))
