@@ -386,6 +386,15 @@ class Session:
         forced = next((each.wish.forced for each in self.subscriptions.values()), 0)
         return Cursor(epoch, horizon, self._wishes, forced)
 
+    def has_come_to(self, horizon: Horizon) -> bool:
+        """Whether no live subscription has joined later than that: a cursor of it would take who
+        has to before what its snapshot showed, and show it what is over as if it were news."""
+        return all(
+            each.join_horizon is None or horizon.covers(each.join_horizon)
+            for each in self.subscriptions.values()
+            if each.is_live
+        )
+
     def wishes_changed(self) -> None:
         """A subscription is named otherwise from now on."""
         self._wishes = None
@@ -459,6 +468,10 @@ class Session:
             left_s = (self.grant.expires_at - now.wall).total_seconds()
             at = min(at, now.monotonic + left_s)
         return at
+
+    def say_stale(self) -> None:
+        """Shows that the connection lives while nothing can be read, and no cursor can be given."""
+        self._say(protocol.STALE)
 
     def mark_stale(self, stale: bool) -> None:
         """The store can't be read just now, or can again."""

@@ -445,7 +445,12 @@ class Hub:
         project = self.projects.get(connection.project or "")
         cursor = NO_CURSOR if project is None else project.checkpoints.cursor_for(connection)
         try:
-            if silent:
+            if project is not None and not project.checkpoints.has_come_to(connection):
+                # The tail has not passed its joining yet, and does so at once if it can.
+                project.wake_tail()
+                if silent and project.is_stale:
+                    session.say_stale()
+            elif silent:
                 session.heartbeat(cursor, now)
             elif cursor != session.last_cursor:
                 session.checkpoint(cursor, now)

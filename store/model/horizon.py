@@ -24,6 +24,10 @@ class Horizon(msgspec.Struct, frozen=True, array_like=True):
         """Whether a change made by that transaction was visible."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.xip)
 
+    def covers(self, other: Horizon) -> bool:
+        """Whether it has seen all that the other has."""
+        return self.xmax >= other.xmax and not any(map(other.seen, self.xip))
+
     def is_sound(self) -> bool:
         """Whether a database can have made it: places in order, each within 63 bits."""
         return (

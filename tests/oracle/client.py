@@ -116,6 +116,7 @@ class Client:
     async def cut(self, leave: int = 0) -> None:
         """The connection is lost, and with it what has not been read."""
         await self.read(leave=leave)
+        self._read = len(self.outlet.lines)
         if self.connection is not None:
             self.connection.lost()
             self.connection = None

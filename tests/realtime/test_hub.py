@@ -19,7 +19,7 @@ from realtime.hub.tasks import Tasks
 from realtime.ring import Ring
 from realtime.session import SessionSettings
 from realtime.subscription import Wish
-from store.model import RunStatus
+from store.model import Cursor, RunStatus
 from tests.doubles import FakeBroker, FakeGrant, FakeStore, RecordingOutlet, of_type
 from tests.realtime.serving import until
 from tests.realtime.watching import turns
@@ -234,6 +234,43 @@ async def test_the_payload_of_a_run_that_is_over_is_at_hand_no_longer() -> None:
         s.store.update("r", status=RunStatus.COMPLETED)
         await until(lambda: outlet.types().count("change") == 3)
         assert s.hub._services.payloads.get("r") is None
+
+
+async def test_no_cursor_takes_a_stream_to_before_its_own_live() -> None:
+    """Whoever came back with it was told as news what its snapshot had left behind: changes of a
+    run that it does not hold.
+
+    Taken out: `has_come_to` in `Checkpoints.send` and in `Hub._send_cursor`; seed 500049.
+    """
+    async with setting(session=SessionSettings(checkpoint_s=0.0)) as s:
+        s.store.create("r")
+        outlet = await s.connect(RUNS)
+        await s.settled()
+        s.store.write(lambda tx: tx.create("later"), publish=False)
+        (connection,) = s.hub.connections
+        await connection.received(protocol_line(RUNS | {"id": 2, "statuses": ["QUEUED"]}))
+        await until(lambda: outlet.types().count("live") == 2)
+        before = outlet.types().count("checkpoint")
+        s.store.update("r", metadata={"n": 1})
+        await until(lambda: outlet.types().count("checkpoint") > before)
+        said = outlet.said()
+        joined = Cursor.decode(of_type(said, "live")[-1]["cursor"]).horizon
+        assert Cursor.decode(of_type(said, "checkpoint")[before]["cursor"]).horizon.covers(joined)
+
+
+async def test_who_has_joined_just_before_the_store_went_away_is_told_that_it_lives() -> None:
+    """A heartbeat takes a cursor, and there is none yet that is not before its `live`."""
+    async with setting(session=SessionSettings(heartbeat_s=0.05, checkpoint_s=1e6)) as s:
+        s.store.create("r")
+        await s.connect(RUNS)
+        await s.settled()
+        s.store.write(lambda tx: tx.create("later"), publish=False)
+        outlet = await s.connect(RUNS)
+        s.store.away = True
+        await until(lambda: outlet.types().count("stale") > 2)
+        assert "heartbeat" not in outlet.types()
+        s.store.away = False
+        await until(lambda: "heartbeat" in outlet.types())
 
 
 async def test_of_a_run_that_was_deleted_before_it_could_enter_no_change_is_shown() -> None:

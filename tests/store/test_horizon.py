@@ -180,6 +180,20 @@ def test_a_bounded_horizon_covers_what_the_snapshot_does_up_to_the_newest(
     assert horizon.seen(xid) == (snapshot.seen(xid) and xid <= newest)
 
 
+@st.composite
+def horizons(draw: st.DrawFn) -> Horizon:
+    xmax = draw(st.integers(1, 12))
+    xip = draw(st.frozensets(st.integers(1, 12), max_size=4))
+    below = tuple(sorted(xid for xid in xip if xid < xmax))
+    return Horizon(below[0] if below else xmax, xmax, below)
+
+
+@given(horizons(), horizons())
+def test_one_covers_another_if_it_has_seen_all_of_it(one: Horizon, other: Horizon) -> None:
+    has_seen_all = all(one.seen(xid) for xid in range(20) if other.seen(xid))
+    assert one.covers(other) is (has_seen_all and one.xmax >= other.xmax)
+
+
 def test_a_snapshot_is_read_as_postgresql_writes_it() -> None:
     assert parse_snapshot("10:10:") == Horizon(10, 10, ())
     assert parse_snapshot("10:14:10,12") == Horizon(10, 14, (10, 12))

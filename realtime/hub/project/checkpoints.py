@@ -26,6 +26,11 @@ class Checkpoints:
             return NO_CURSOR
         return session.cursor_for(self._order.epoch, horizon).encode()
 
+    def has_come_to(self, connection: Connection) -> bool:
+        """Whether there is a cursor by now that may stand in for all that the connection has."""
+        horizon = self._order.horizon
+        return horizon is None or connection.session.has_come_to(horizon)
+
     def send(self, now: Moment) -> None:
         """To everybody of whom it is time; all that the horizon covers has been handed on."""
         epoch, horizon = self._order.epoch, self._order.horizon
@@ -37,7 +42,7 @@ class Checkpoints:
                 del self.news[connection]
                 continue
             session = connection.session
-            if session.checkpoint_is_due(now):
+            if session.checkpoint_is_due(now) and session.has_come_to(horizon):
                 cursor = session.cursor_for(epoch, horizon)
                 key = (cursor.wishes, cursor.forced)
                 if key not in written:
