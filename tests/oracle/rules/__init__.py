@@ -274,6 +274,17 @@ RULES: Final[dict[str, Rule]] = {
             ),
         ),
     ),
+    "cursors-after-live": Rule(
+        "No checkpoint is older than the live of a subscription that it stands in for.",
+        (
+            Edit(
+                "realtime/session.py",
+                "        return all(\n            each.join_horizon is None or",
+                "        return True or all(\n            each.join_horizon is None or",
+            ),
+        ),
+        shown_by="test_no_cursor_takes_a_stream_to_before_its_own_live",
+    ),
     "shown-of-later-pages": Rule(
         "Of rows that were read after the first page the version shown is kept.",
         (
