@@ -110,6 +110,12 @@ class GatedStore:
         return None if seen is None else Commits(seen.anybody, seen.anybody)
 
 
+def _identity(hint: Hint) -> object:
+    """What no other change has, of this history or of another."""
+    change = hint.change
+    return change.run_id, change.version, change.xid, change.at
+
+
 class TamperingBroker:
     """A real broker whose hints wait on the way to the hub, until they are told to arrive.
 
@@ -129,6 +135,10 @@ class TamperingBroker:
         self.published: Callable[[Sequence[Hint]], None] = lambda hints: None
         self.out: list[Hint] = []
         """What has been published since somebody last looked."""
+        self.sent: set[object] = set()
+        """All that was published of this history."""
+        self.taken_back: set[object] = set()
+        """What was published of others."""
 
     # What the store and the hub ask for.
 
@@ -149,6 +159,7 @@ class TamperingBroker:
         self.published(hints)
         if not self.dies:
             self.out += hints
+            self.sent.update(map(_identity, hints))
             self._inner.publish(hints)
 
     def follow(self, project: str) -> None:
@@ -162,6 +173,7 @@ class TamperingBroker:
     # What the real one tells.
 
     def hinted(self, hints: Sequence[Hint]) -> None:
+        hints = [hint for hint in hints if _identity(hint) not in self.taken_back]
         self.arrived.update((hint.change.run_id, hint.change.version) for hint in hints)
         if not self.is_away:
             self.waiting += hints
@@ -178,6 +190,12 @@ class TamperingBroker:
         self.waiting.clear()
         for project in list(self.followed):
             self.unfollow(project)
+
+    def take_back(self, sent: set[object]) -> None:
+        """What was sent so far is of another history: with the servers that sent it and those that
+        would have heard it, whatever is on its way has gone."""
+        self.taken_back |= sent
+        self.sent.clear()
 
     def deliver(self, index: int, *, keep: bool = False, slim: bool = False) -> None:
         """One of the hints arrives; with `keep` it will come again, `slim` brings ids only."""

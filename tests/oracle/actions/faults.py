@@ -94,6 +94,9 @@ async def restore(world: World, chance: random.Random) -> None:
         client.verify(world.ledgers[client.project])
     for gateway in world.gateways:
         await gateway.kill()
+    sent = set[object]().union(*(broker.sent for broker in world.place.brokers))
+    for broker in world.place.brokers:
+        broker.take_back(sent)
     with contextlib.closing(sqlite3.connect(database.path)) as file:
         world.copy.backup(file)
     if chance.random() < 0.4:
