@@ -123,8 +123,8 @@ class Writes:
 
 @contextmanager
 def together(connection: Connection) -> Iterator[Writes]:
-    """Writes that are sent as the block ends. Ends it with an error, what was written of them is
-    for the transaction to take back."""
+    """Writes that are sent as the block ends. If that is with an error, what was written of them
+    is for the transaction to take back."""
     writes = Writes(connection)
     yield writes
     writes.send()
