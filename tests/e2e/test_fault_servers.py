@@ -168,7 +168,7 @@ async def test_nobody_notices_that_connections_to_the_database_were_cut(
 
     Taken out: the look at a connection before it is used, and the second try on another; commands
     and reads got a 503. Either alone is enough here, the second try where a connection is cut while
-    it is used (tests/store/test_writer.py). That streams wait for a database that is away is shown
+    it is used (tests/store/test_postgres.py). That streams wait for a database that is away is shown
     below: the tail's next try is for that.
     """
     async with told(*pair) as story:

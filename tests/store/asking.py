@@ -129,3 +129,11 @@ async def until(condition: Callable[[], Any], *, within_s: float = 20.0) -> Any:
 def outcome(result: object) -> str:
     """A word for what came of something: to count them."""
     return type(result).__name__
+
+
+async def assert_whole(store: RunStore, runs: Sequence[Run]) -> None:
+    """Each run's history has every version once, and ends where the run stands."""
+    for run in runs:
+        now = await store.get_run(PROJECT, run.id)
+        versions = [change.version for change in await whole_history(store, run.id)]
+        assert versions == list(range(1, now.version + 1))

@@ -17,6 +17,7 @@ from store.engine import open_database
 from store.housekeeping import Retention
 from store.runs import RunStore
 from tests import servers
+from tests.faults import Proxy
 from tests.servers import Postgres
 
 OpenStore: TypeAlias = Callable[..., Awaitable[RunStore]]
@@ -114,6 +115,15 @@ async def open_store(migrated_url: str, open_any: OpenStore) -> OpenStore:
 async def store(open_store: OpenStore) -> RunStore:
     """A store on a migrated, empty database of each kind."""
     return await open_store()
+
+
+@pytest_asyncio.fixture
+async def proxied(
+    own_postgres: str, open_any: OpenStore
+) -> AsyncIterator[tuple[Proxy, RunStore, str]]:
+    """A store on PostgreSQL by way of a proxy, and the database's own URL."""
+    async with Proxy(own_postgres) as proxy:
+        yield proxy, await open_any(proxy.url), own_postgres
 
 
 async def bare_store(url: str, **parts: Any) -> RunStore:
