@@ -8,7 +8,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from store import bulk
+from store.among import among
 from store.commands import is_id
 from store.errors import NotFound
 from store.model import Batch, RunStatus
@@ -41,9 +41,7 @@ def read_several(
 
 def _read(connection: Connection, project: str, ids: Sequence[str]) -> dict[str, Batch]:
     rows = connection.execute(
-        sa.select(batches).where(
-            bulk.among(connection, batches.c.id, ids), batches.c.project == project
-        )
+        sa.select(batches).where(among(connection, batches.c.id, ids), batches.c.project == project)
     ).all()
     if not rows:
         return {}
@@ -54,7 +52,7 @@ def _read(connection: Connection, project: str, ids: Sequence[str]) -> dict[str,
     finished = {row.id: [row.deleted_finished_at] for row in rows}
     for id, status, count, last in connection.execute(
         sa.select(runs.c.batch_id, runs.c.status, sa.func.count(), sa.func.max(runs.c.finished_at))
-        .where(bulk.among(connection, runs.c.batch_id, counts))
+        .where(among(connection, runs.c.batch_id, counts))
         .group_by(runs.c.batch_id, runs.c.status)
     ):
         of_batch = counts[id]

@@ -12,14 +12,10 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, cast
 
-import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 
 from store.tables import JsonText, UtcTime
-
-_encode = msgspec.json.Encoder().encode
 
 Convert = Callable[[Any], Any] | None
 
@@ -128,46 +124,6 @@ def together(connection: Connection) -> Iterator[Writes]:
     writes = Writes(connection)
     yield writes
     writes.send()
-
-
-def among(
-    connection: Connection, column: sa.Column[Any], values: Iterable[str]
-) -> sa.ColumnElement[bool]:
-    """Whether the column holds one of the values: one statement for any number of them.
-
-    PostgreSQL plans each text of a statement anew, and `IN` has another for each count; SQLite
-    has to read it again.
-    """
-    if connection.dialect.name == "postgresql":
-        array = sa.bindparam(None, sorted(values), type_=postgresql.ARRAY(sa.Text))
-        return column == sa.any_(array)
-    if column.primary_key:  # each is found at once, however the rest of the statement is
-        keys = sa.bindparam("keys", _encode(sorted(values)).decode(), sa.Text, unique=True)
-        return cast("sa.ColumnElement[bool]", _among_keys(column).bindparams(keys))
-    return column.in_(sorted(values))
-
-
-def keyed(dialect: str, column: sa.Column[Any], name: str = "keys") -> sa.ColumnElement[bool]:
-    """As `among`, for a statement that is kept: the values are given by `keys` as it is executed.
-
-    To build a statement of many columns takes longer than the database does to answer it.
-    """
-    if dialect == "postgresql":
-        return column == sa.any_(sa.bindparam(name, type_=postgresql.ARRAY(sa.Text)))
-    place = f"{column.table.name}.{column.name}"
-    return sa.text(f"{place} IN (SELECT value FROM json_each(:{name}))")  # type: ignore[return-value]
-
-
-def keys(dialect: str, values: Iterable[str], name: str = "keys") -> dict[str, Any]:
-    """The parameter of a statement with `keyed`."""
-    some = sorted(values)
-    return {name: some if dialect == "postgresql" else _encode(some).decode()}
-
-
-@lru_cache(64)
-def _among_keys(column: sa.Column[Any]) -> sa.TextClause:
-    name = f"{column.table.name}.{column.name}"
-    return sa.text(f"{name} IN (SELECT value FROM json_each(:keys))")
 
 
 def sqlite(connection: Connection) -> sqlite3.Connection:

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from store import bulk
+from store.among import among
 from store.errors import CannotContinue
 from store.model import (
     Change,
@@ -379,7 +380,7 @@ def _states(connection: Connection, ids: Iterable[str], payloads: bool) -> dict[
     columns = WHOLE if payloads else SLIM
     for start in range(0, len(wanted), STATES):
         some = wanted[start : start + STATES]
-        these = bulk.among(connection, runs.c.id, some)
+        these = among(connection, runs.c.id, some)
         for row in connection.execute(sa.select(*columns).where(these)):
             found[row.id] = run_of(row)
     return found

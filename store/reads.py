@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from store import batches as batch_reads
-from store import bulk, changes, newest
+from store import changes, newest
+from store.among import among
 from store.commands import is_id
 from store.errors import NotFound
 from store.model import (
@@ -98,7 +99,7 @@ def whole(connection: Connection, ids: Sequence[str]) -> list[Run]:
     """The runs with these ids, in their order."""
     if not ids:
         return []
-    rows = connection.execute(sa.select(*WHOLE).where(bulk.among(connection, runs.c.id, ids)))
+    rows = connection.execute(sa.select(*WHOLE).where(among(connection, runs.c.id, ids)))
     found = {row.id: run_of(row) for row in rows}
     return [found[id] for id in ids]
 

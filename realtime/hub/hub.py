@@ -443,14 +443,15 @@ class Hub:
         if not silent and not session.checkpoint_is_due(now):
             return
         project = self.projects.get(connection.project or "")
-        cursor = NO_CURSOR if project is None else project.checkpoints.cursor_for(connection)
         try:
             if project is not None and not project.checkpoints.has_come_to(connection):
                 # The tail has not passed its joining yet, and does so at once if it can.
                 project.wake_tail()
                 if silent and project.is_stale:
                     session.say_stale()
-            elif silent:
+                return
+            cursor = NO_CURSOR if project is None else project.checkpoints.cursor_for(connection)
+            if silent:
                 session.heartbeat(cursor, now)
             elif cursor != session.last_cursor:
                 session.checkpoint(cursor, now)

@@ -41,17 +41,17 @@ class Payloads:
         """Keeps it, and returns it as JSON."""
         encoded = encode_value(payload)
         self.drop(run_id)
-        self.size += len(encoded) + _OVERHEAD
+        self.size += _size(encoded)
         self._found[run_id] = encoded
         while self.size > self._max_bytes:
-            self.size -= len(self._found.popitem(last=False)[1]) + _OVERHEAD
+            self.size -= _size(self._found.popitem(last=False)[1])
         return encoded
 
     def drop(self, run_id: str) -> None:
         """Keeps it no longer: the run is over, and is asked for less than those that live."""
         old = self._found.pop(run_id, None)
         if old is not None:
-            self.size -= len(old) + _OVERHEAD
+            self.size -= _size(old)
 
     async def load(self, project: str, run_ids: Sequence[str]) -> dict[str, bytes | None]:
         """The payloads of these runs, read where they are not at hand; None for a run that was
@@ -63,3 +63,7 @@ class Payloads:
             for id, payload in found.items():
                 loaded[id] = self.put(id, payload)
         return loaded
+
+
+def _size(payload: bytes) -> int:
+    return len(payload) + _OVERHEAD

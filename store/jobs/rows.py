@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from store import bulk
+from store.among import among, among_given, given
 from store.commands import JobOrder
 from store.model import Plan, PlannedStep
 from store.tables import runs
@@ -36,13 +37,13 @@ def snapshots(connection: Connection, job_run_ids: Iterable[str]) -> dict[str, S
     dialect = connection.dialect.name
     return {
         row.run_id: Snapshot(row.config, msgspec.convert(row.plan, Plan))
-        for row in connection.execute(_snapshots(dialect), bulk.keys(dialect, job_run_ids))
+        for row in connection.execute(_snapshots(dialect), given(dialect, job_run_ids))
     }
 
 
 @lru_cache
 def _snapshots(dialect: str) -> sa.Select[Any]:
-    return sa.select(job_runs).where(bulk.keyed(dialect, job_runs.c.run_id))
+    return sa.select(job_runs).where(among_given(dialect, job_runs.c.run_id))
 
 
 def ordered(
@@ -63,7 +64,7 @@ def ordered(
         steps: dict[tuple[str, str], list[PlannedStep]] = {}
         configs: dict[tuple[str, str], Any] = {}
         dialect = connection.dialect.name
-        asked = bulk.keys(dialect, {order.job_id for _, order in current})
+        asked = given(dialect, {order.job_id for _, order in current})
         for row in connection.execute(_orders(dialect), asked):
             at = (row.project, row.job_id)
             configs[at] = row.config
@@ -83,7 +84,7 @@ def _orders(dialect: str) -> sa.Select[Any]:
                   job_workflows.c.workflow_id, *PLANNED)
         .join(job_workflows, job_workflows.c.job_id == jobs.c.id)
         .join(workflows, workflows.c.id == job_workflows.c.workflow_id)
-        .where(bulk.keyed(dialect, jobs.c.id))
+        .where(among_given(dialect, jobs.c.id))
         .order_by(jobs.c.id, job_workflows.c.position)
     )  # fmt: skip
 
@@ -93,7 +94,7 @@ def step_ids(connection: Connection, job_run_ids: Iterable[str]) -> dict[str, li
     found: dict[str, list[str]] = {id: [] for id in job_run_ids}
     for row in connection.execute(
         sa.select(runs.c.id, runs.c.parent_run_id)
-        .where(bulk.among(connection, runs.c.parent_run_id, found), runs.c.workflow_id.is_not(None))
+        .where(among(connection, runs.c.parent_run_id, found), runs.c.workflow_id.is_not(None))
         .order_by(runs.c.parent_run_id, runs.c.position)
     ):
         found[row.parent_run_id].append(row.id)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from store import changes
-from store.bulk import among
+from store.among import among
 from store.engine import Database
 from store.errors import NotFound
 from store.jobs import rows as job_rows

@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from store import answers as answer_codec
-from store import bulk
+from store.among import among, among_given, given
 from store.commands import (
     ClaimRun,
     Command,
@@ -158,7 +158,7 @@ class Held:
             return
         for id, plan, *kin in self._connection.execute(
             _kin(self._dialect),
-            bulk.keys(self._dialect, ids) | bulk.keys(self._dialect, completed, "completed"),
+            given(self._dialect, ids) | given(self._dialect, completed, "completed"),
         ):
             self.kin[id] = one = Kin(*kin)
             if plan is not None and one.parent_run_id is not None:
@@ -192,7 +192,8 @@ class Held:
                 shown.add(command.run_id)
             match command:
                 case UpdateRun(status=RunStatus.COMPLETED):
-                    begun += self.job_run(command.run_id) is not None
+                    if self.job_run(command.run_id) is not None:
+                        begun += 1
                 case UpdateRun(status=RunStatus.CANCELED) | DeleteRun():
                     kin = self.kin.get(command.run_id)
                     if kin is not None and kin.job_id is not None:
@@ -234,7 +235,7 @@ class Held:
             projects.setdefault(key.project, set()).add(key.key)
         for project, some in projects.items():
             named = sa.select(answers).where(
-                answers.c.project == project, bulk.among(self._connection, answers.c.key, some)
+                answers.c.project == project, among(self._connection, answers.c.key, some)
             )
             for row in self._connection.execute(named):
                 self.answers[row.project, row.key] = (row.fingerprint, row.outcomes)
@@ -446,13 +447,13 @@ def lock_runs(
     if not ids:
         return []
     dialect = connection.dialect.name
-    found = connection.execute(_lock(dialect, skip_locked), bulk.keys(dialect, ids))
+    found = connection.execute(_lock(dialect, skip_locked), given(dialect, ids))
     return [run_of(row) for row in found]
 
 
 @lru_cache
 def _lock(dialect: str, skip_locked: bool) -> sa.Select[Any]:
-    locked = sa.select(*WHOLE).where(bulk.keyed(dialect, runs.c.id)).order_by(runs.c.id)
+    locked = sa.select(*WHOLE).where(among_given(dialect, runs.c.id)).order_by(runs.c.id)
     return locked.with_for_update(skip_locked=skip_locked) if dialect == "postgresql" else locked
 
 
@@ -463,11 +464,11 @@ def _kin(dialect: str) -> sa.Select[Any]:
     # while there are few job runs it would read them all.
     plan = sa.select(job_runs.c.plan).where(job_runs.c.run_id == runs.c.parent_run_id)
     is_completed = sa.and_(
-        runs.c.workflow_id.is_not(None), bulk.keyed(dialect, runs.c.id, "completed")
+        runs.c.workflow_id.is_not(None), among_given(dialect, runs.c.id, "completed")
     )
     return sa.select(
         runs.c.id, sa.case((is_completed, plan.scalar_subquery())).label("plan"), *columns
-    ).where(bulk.keyed(dialect, runs.c.id))
+    ).where(among_given(dialect, runs.c.id))
 
 
 def has_key(command: CreateRun) -> bool:
