@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 
 from store.commands import (
@@ -23,6 +24,9 @@ from store.runs import RunStore
 from tests.builders import PROJECT, a_create
 
 T = TypeVar("T")
+
+UNTOLD = frozenset({"payload", "version", "updatedAt"})
+"""What a history does not tell of a run, or says beside its fields."""
 
 
 async def ask(store: RunStore, *commands: Command, **over: Any) -> list[Any]:
@@ -80,6 +84,19 @@ async def whole_history(store: RunStore, run_id: str, *, project: str = PROJECT)
         page, after = await store.history(project, run_id, after, 1000)
         found += page
     return found
+
+
+async def replayed(store: RunStore, run: Run) -> dict[str, Any]:
+    """The run as its history tells it."""
+    fields: dict[str, Any] = {}
+    for change in await whole_history(store, run.id, project=run.project):
+        fields |= change.changed
+    return fields
+
+
+def as_json(value: Any) -> bytes:
+    """What the value is on the wire: there 1 is not true, and 1.0 is not 1."""
+    return msgspec.json.encode(value, order="deterministic")
 
 
 async def read_all(
