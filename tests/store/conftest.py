@@ -15,6 +15,7 @@ from store.broker.memory import MemoryBroker
 from store.commands import Limits
 from store.engine import open_database
 from store.housekeeping import Retention
+from store.model import new_id
 from store.runs import RunStore
 from tests import servers
 from tests.faults import Proxy
@@ -124,6 +125,12 @@ async def proxied(
     """A store on PostgreSQL by way of a proxy, and the database's own URL."""
     async with Proxy(own_postgres) as proxy:
         yield proxy, await open_any(proxy.url), own_postgres
+
+
+@pytest.fixture
+def task() -> str:
+    """A task of the test's own, where the store is everybody's."""
+    return new_id("task")
 
 
 async def bare_store(url: str, **parts: Any) -> RunStore:

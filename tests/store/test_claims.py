@@ -1,42 +1,24 @@
-"""Claims: the oldest queued run of some tasks, for one worker alone, as long as it is heard."""
+"""Claims: the oldest queued run of some tasks, for one worker alone."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
-import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from store import RunStore
-from store.changes import database_time
 from store.claims import Claims
-from store.commands import (
-    ClaimRun,
-    Command,
-    CreateRun,
-    FireTimer,
-    JobOrder,
-    Limits,
-    NewRun,
-    Submission,
-    Timer,
-    UpdateRun,
-    apply,
-)
-from store.errors import Conflict, IdempotencyKeyReused, Invalid, TransitionRefused
+from store.commands import ClaimRun, Limits, Timer, apply
+from store.errors import IdempotencyKeyReused, Invalid, TransitionRefused
 from store.lifecycle import due
-from store.model import Run, RunStatus, new_id
+from store.model import RunStatus
 from store.once import Key
-from store.tables import heartbeats
-from store.writer.group import Committed, run_group
 from store.writer.open_claims import NOTHING, OpenClaim, OpenClaims, Tried
 from tests.builders import AT, PROJECT, a_run, seconds
+from tests.store.claiming import claim, has_open, queued, stands_at
 from tests.store.jobbing import (
     a_job,
     begin,
@@ -45,45 +27,20 @@ from tests.store.jobbing import (
     now,
     opened,
     opened_on,
-    run_of,
     statuses,
     until,
     url_of,
-)  # fmt: skip
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-QUEUED = RunStatus.QUEUED
-EXECUTING = RunStatus.EXECUTING
-COMPLETED = RunStatus.COMPLETED
+QUEUED, EXECUTING, COMPLETED = RunStatus.QUEUED, RunStatus.EXECUTING, RunStatus.COMPLETED
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[RunStore]:
     async with opened_on(request.param, request) as store:
         yield store
-
-
-@pytest.fixture
-def task() -> str:
-    """A task of the test's own: the store is everybody's."""
-    return new_id("task")
-
-
-async def queued(store: RunStore, task: str, **new: Any) -> Run:
-    return await run_of(
-        store,
-        CreateRun(
-            project=PROJECT, run_id=new_id("run"), new=NewRun(task_identifier=task, **new)
-        ),
-    )  # fmt: skip
-
-
-async def claim(store: RunStore, *tasks: str, lease_s: int = 60, **how: Any) -> Run | None:
-    return await store.claims.claim(PROJECT, tasks, "worker-1", lease_s, **how)
-
-
-# ------------------------------------------------------------------------------------- the core
 
 
 async def test_a_claim_begins_an_attempt_under_a_lease() -> None:
@@ -94,36 +51,6 @@ async def test_a_claim_begins_an_attempt_under_a_lease() -> None:
     assert due(run, Timer.LEASE) == AT + seconds(39)
     with pytest.raises(TransitionRefused):
         apply(run, claim, AT + seconds(10), Limits())
-
-
-@pytest.mark.parametrize(
-    "attempt,to", [(1, RunStatus.REATTEMPTING), (2, RunStatus.CRASHED), (3, RunStatus.CRASHED)]
-)
-async def test_a_lost_lease_is_the_end_when_no_attempt_is_left(attempt: int, to: RunStatus) -> None:
-    run = a_run(status=EXECUTING, attempt=attempt, max_attempts=2, lease_s=5, worker="w")
-    at = due(run, Timer.LEASE)
-    assert at is not None
-    fired = FireTimer(project=PROJECT, run_id=run.id, timer=Timer.LEASE, due_at=at)
-    after, _ = apply(run, fired, at, Limits())
-    assert (after.status, after.worker, after.lease_s) == (to, None, None)
-    assert (after.error is None) == (to is RunStatus.REATTEMPTING)
-
-
-async def test_a_worker_that_has_lost_the_run_changes_nothing_of_the_next_attempt() -> None:
-    run = a_run(status=EXECUTING, attempt=2)
-    late = UpdateRun(project=PROJECT, run_id=run.id, status=COMPLETED, if_attempt=1)
-    with pytest.raises(Conflict):
-        apply(run, late, AT + seconds(60), Limits())
-    assert apply(run, _of(late, 2), AT + seconds(60), Limits())[0].status == COMPLETED
-
-
-def _of(command: UpdateRun, attempt: int) -> UpdateRun:
-    return UpdateRun(
-        project=command.project, run_id=command.run_id, status=command.status, if_attempt=attempt
-    )
-
-
-# ------------------------------------------------------------------------------------ the store
 
 
 async def test_the_oldest_of_the_asked_tasks_is_handed_out(store: RunStore, task: str) -> None:
@@ -219,7 +146,7 @@ async def test_workers_that_claim_the_steps_of_job_runs_never_wait_in_a_ring(
 
 async def test_a_claim_that_waits_gets_what_is_queued_meanwhile(store: RunStore, task: str) -> None:
     waiting = [asyncio.create_task(claim(store, task, wait_s=30.0)) for _ in range(3)]
-    await until(lambda: _has_open(store.claims, 3))
+    await until(lambda: has_open(store.claims, 3))
     runs = [await queued(store, task) for _ in range(2)]
     async with asyncio.timeout(20):
         await until(lambda: _done(waiting, 2))
@@ -237,7 +164,7 @@ async def test_a_claim_that_waits_finds_what_another_server_has_queued(
     async with opened(url_of(store)) as other:
         looking = asyncio.create_task(store.claims.run())
         waiting = asyncio.create_task(claim(store, task, wait_s=30.0))
-        await until(lambda: _has_open(store.claims, 1))
+        await until(lambda: has_open(store.claims, 1))
         run = await queued(other, task)
         async with asyncio.timeout(20):
             got = await waiting
@@ -254,7 +181,7 @@ async def test_a_claim_whose_wait_is_over_gets_nothing(store: RunStore, task: st
 
 async def test_a_claimer_that_is_gone_leaves_nothing_claimed(store: RunStore, task: str) -> None:
     waiting = asyncio.create_task(claim(store, task, wait_s=30.0))
-    await until(lambda: _has_open(store.claims, 1))
+    await until(lambda: has_open(store.claims, 1))
     waiting.cancel()
     await asyncio.wait([waiting])
     run = await queued(store, task)
@@ -284,11 +211,11 @@ async def test_a_claimer_that_goes_in_the_turn_of_its_run_leaves_nothing_claimed
 
     monkeypatch.setattr(store.claims._open, "back", and_cancel)
     waiting = asyncio.create_task(claim(store, task, wait_s=30.0))
-    await until(lambda: _has_open(store.claims, 1))
+    await until(lambda: has_open(store.claims, 1))
     run = await queued(store, task)
     await asyncio.wait([waiting])
     assert waiting.cancelled()
-    await until(lambda: _is(store, run, QUEUED), "the run's return to the queue")
+    await until(lambda: stands_at(store, run, QUEUED), "the run's return to the queue")
     again = await claim(store, task)
     assert again is not None
     assert (again.id, again.attempt) == (run.id, 2)
@@ -343,7 +270,7 @@ async def test_a_claimer_that_has_gone_and_comes_again_with_its_key_claims_anew(
     await asyncio.wait([tried])
     open_claims.refuse(mine)
     open_claims.drop(mine)
-    await until(lambda: _is(store, run, QUEUED), "the run's return to the queue")
+    await until(lambda: stands_at(store, run, QUEUED), "the run's return to the queue")
     again = await claim(store, task, key=key)
     assert again is not None
     assert (again.id, again.attempt) == (run.id, 2)
@@ -377,235 +304,14 @@ async def test_two_claims_at_once_with_one_key_get_one_run(store: RunStore, task
     assert await claim(store, task) is None
 
 
-# ---------------------------------------------------------------------------- along with a group
-
-
-async def group_of(
-    store: RunStore, *commands: Command, claims: Sequence[OpenClaim]
-) -> list[Run | None]:
-    """What claims are given that one transaction takes along, carried out after the commands."""
-    submission = Submission(project=PROJECT, commands=commands)
-    submissions = [submission] if commands else []
-    committed = await store.database.write(run_group, submissions, store.limits, claims)
-    tried = committed.tried
-    assert all(isinstance(one, Tried) for one in tried)
-    return [one.run for one in tried if isinstance(one, Tried)]
-
-
-def a_claim(*tasks: str, looks: bool = False) -> OpenClaim:
-    made = OpenClaim(PROJECT, frozenset(tasks), "w", 60, None)
-    made.looks = looks
-    return made
-
-
-def ids(found: Sequence[Run | None]) -> list[str | None]:
-    return [None if run is None else run.id for run in found]
-
-
-async def test_who_waits_has_the_next_step_with_the_commit_that_queues_it(
-    store: RunStore, task: str
-) -> None:
-    """A transaction of its own would cost each step another commit, and the wait for it."""
-    made = await begin(store, await a_job(store, task, task + "-2"))
-    assert await claim(store, task) is not None
-    done = UpdateRun(project=PROJECT, run_id=made.steps[0].id, status=COMPLETED, if_attempt=1)
-    (got,) = await group_of(store, done, claims=[a_claim(task + "-2")])
-    assert got is not None
-    assert (got.status, got.attempt, got.position) == (EXECUTING, 1, 1)
-    log = await history(store, got)
-    assert [change.changed.get("status") for change in log] == [QUEUED, EXECUTING]
-    assert len({change.xid for change in log}) == 1
-    assert statuses((await now(store, made)).steps) == [COMPLETED, EXECUTING]
-
-
-async def test_the_first_step_of_a_job_run_is_handed_out_as_it_is_made(
-    store: RunStore, task: str
-) -> None:
-    job = await a_job(store, task)
-    new = NewRun(task_identifier=job.id)
-    create = CreateRun(project=PROJECT, run_id=new_id("run"), new=new, job=JobOrder(job.id))
-    (got,) = await group_of(store, create, claims=[a_claim(task)])
-    assert got is not None
-    whole = await store.job_runs.get(PROJECT, create.run_id)
-    assert (whole.run.status, whole.steps[0].id) == (EXECUTING, got.id)
-
-
-async def test_what_is_older_goes_first_whoever_has_queued_it(store: RunStore, task: str) -> None:
-    older = await queued(store, task)
-    new = CreateRun(
-        project=PROJECT, run_id=new_id("run"), new=NewRun(task_identifier=task)
-    )  # fmt: skip
-    claims = [a_claim(task), a_claim(task)]
-    # One run is queued, so one of those who only wait is asked.
-    assert ids(await group_of(store, new, claims=claims)) == [older.id, None]
-    assert ids(await group_of(store, claims=[a_claim(task), a_claim(task, looks=True)])) == [
-        None, new.run_id,
-    ]  # fmt: skip
-
-
-async def test_what_the_group_takes_out_of_the_queue_is_not_handed_out(
-    store: RunStore, task: str
-) -> None:
-    """Its rows are written last: to the statement that looks for runs they all still wait."""
-    first, second, third = [await queued(store, task) for _ in range(3)]
-    cancel = UpdateRun(project=PROJECT, run_id=first.id, status=RunStatus.CANCELED)
-    noted = UpdateRun(project=PROJECT, run_id=second.id, metadata={"noted": True})
-    got = await group_of(store, cancel, noted, claims=[a_claim(task, looks=True) for _ in range(3)])
-    assert ids(got) == [second.id, third.id, None]
-    assert (await store.get_run(PROJECT, second.id)).metadata == {"noted": True}
-    assert (await store.get_run(PROJECT, first.id)).status == RunStatus.CANCELED
-
-
-async def test_who_has_waited_longer_is_looked_for_first() -> None:
-    """Whichever of them came to look first: the oldest run is for the oldest claim."""
-    open_claims = OpenClaims()
-    older, newer = a_claim("t"), a_claim("t")
-    for made in (older, newer):
-        open_claims.look(made)
-    open_claims.back(open_claims.take(waiting=False), [NOTHING] * 2)
-    open_claims.wait(older)
-    open_claims.look(newer)
-    open_claims.wake(Counter({(PROJECT, "t"): 1}))
-    assert open_claims.take(waiting=False) == [older, newer]
-
-
-async def test_the_last_look_of_a_wait_is_one() -> None:
-    """Who only goes along with a group is given what that queues, and not looked for."""
-    open_claims = OpenClaims()
-    open_claims.look(made := a_claim("t"))
-    open_claims.back(open_claims.take(waiting=False), [NOTHING])
-    open_claims.wait(made)
-    assert open_claims.take(waiting=True) == [made]
-    last = open_claims.look(made)  # its wait is over
-    open_claims.back([made], [NOTHING])
-    assert not last.done()
-    assert open_claims.take(waiting=False) == [made]
-    open_claims.back([made], [NOTHING])
-    assert last.result() == NOTHING
-
-
-async def test_a_claim_does_not_fail_with_the_group_that_takes_it_along(
-    store: RunStore, task: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def guilty(*args: Any) -> Committed:
-        committed = run_group(*args)
-        if args[1] and len(args) > 3:
-            raise ZeroDivisionError
-        return committed
-
-    monkeypatch.setattr("store.writer.run_group", guilty)
-    waiting = [asyncio.create_task(claim(store, task, wait_s=30.0)) for _ in range(3)]
-    await until(lambda: _has_open(store.claims, 3))
-    runs = await asyncio.gather(*(queued(store, task) for _ in range(3)))
-    async with asyncio.timeout(20):
-        assert {run and run.id for run in await asyncio.gather(*waiting)} == {r.id for r in runs}
-
-
-async def test_a_lost_lease_queues_the_run_again_while_attempts_are_left(
-    store: RunStore, task: str
-) -> None:
-    run = await queued(store, task, max_attempts=2)
-    assert await claim(store, task, lease_s=1) is not None
-    await until(lambda: _fired(store, run, QUEUED), "the lost lease")
-    changes = [change.changed.get("status") for change in await history(store, run)]
-    assert changes == [QUEUED, EXECUTING, RunStatus.REATTEMPTING, QUEUED]
-    again = await claim(store, task, lease_s=1)
-    assert again is not None
-    assert (again.id, again.attempt) == (run.id, 2)
-    await until(lambda: _fired(store, run, RunStatus.CRASHED), "the end")
-    ended = await store.get_run(PROJECT, run.id)
-    assert ended.error["name"] == "LeaseLost"
-    assert await claim(store, task) is None
-
-
-async def test_a_lost_lease_is_handed_on_in_the_transaction_that_takes_it(
-    store: RunStore, task: str
-) -> None:
-    """The lease's row goes and comes again in one statement's reach, and the latter stands.
-
-    Taken out: in `Staged._write_heartbeats`, what is sent before the new rows.
-    """
-    run = await queued(store, task, max_attempts=2)
-    assert await claim(store, task, lease_s=1) is not None
-    due_at = await store.database.read(_due_at, run.id)
-    lost = FireTimer(project=PROJECT, run_id=run.id, timer=Timer.LEASE, due_at=due_at)
-
-    async def is_over() -> bool:
-        return bool(await store.database.read(database_time) > due_at)
-
-    await until(is_over, "the lease's end")
-    (got,) = await group_of(store, lost, claims=[a_claim(task)])
-    assert got is not None
-    assert (got.id, got.attempt, got.status) == (run.id, 2, EXECUTING)
-    assert await store.database.read(_due_at, run.id) > due_at
-
-
-async def test_heartbeats_keep_the_lease(store: RunStore, task: str) -> None:
-    run = await queued(store, task, heartbeat_timeout=5)
-    assert await claim(store, task, lease_s=600) is not None
-    before = await store.database.read(_due_at, run.id)
-    await store.heartbeat(PROJECT, run.id, 1)
-    after = await store.database.read(_due_at, run.id)
-    assert after > before
-    # The lease stands in the place of the heartbeats that the run's maker has promised.
-    assert after - before < timedelta(seconds=60) < before - run.created_at
-    with pytest.raises(Conflict):
-        await store.heartbeat(PROJECT, run.id, 2)
-    await move(store, run, COMPLETED)
-    assert await store.database.read(_due_at, run.id) is None
-    with pytest.raises(Conflict):
-        await store.heartbeat(PROJECT, run.id, 1)
-
-
-def _due_at(connection: Connection, run_id: str) -> Any:
-    return connection.scalar(sa.select(heartbeats.c.due_at).where(heartbeats.c.run_id == run_id))
-
-
-async def test_a_lost_lease_fires_once_however_many_servers_look(
-    store: RunStore, task: str
-) -> None:
-    run = await queued(store, task, max_attempts=5)
-    assert await claim(store, task, lease_s=1) is not None
-    async with opened(url_of(store)) as other:
-
-        async def lost() -> bool:
-            await asyncio.gather(*(one.timers.fire() for one in (store, other) * 3))
-            return (await store.get_run(PROJECT, run.id)).status != EXECUTING
-
-        await until(lost)
-    assert (await store.get_run(PROJECT, run.id)).version == 4
-
-
-async def test_a_crashed_step_fails_its_job_run(store: RunStore, task: str) -> None:
-    made = await begin(store, await a_job(store, task, task))
-    assert await claim(store, task, lease_s=1) is not None
-    await until(lambda: _fired(store, made.steps[0], RunStatus.CRASHED))
-    after = await now(store, made)
-    assert after.run.status == RunStatus.FAILED
-    assert len(after.steps) == 1
-
-
 async def test_a_stopping_server_sends_home_who_waits(database_url: str) -> None:
     async with opened(database_url) as store:
         waiting = asyncio.create_task(claim(store, "t", wait_s=50.0))
-        await until(lambda: _has_open(store.claims, 1))
+        await until(lambda: has_open(store.claims, 1))
     async with asyncio.timeout(10):
         await asyncio.wait([waiting])
     assert waiting.exception() is not None
 
 
-async def _has_open(claims: Claims, count: int) -> bool:
-    return claims.open >= count
-
-
 async def _done(tasks: list[asyncio.Task[Any]], count: int) -> bool:
     return sum(task.done() for task in tasks) >= count
-
-
-async def _is(store: RunStore, run: Run, status: RunStatus) -> bool:
-    return (await store.get_run(PROJECT, run.id)).status == status
-
-
-async def _fired(store: RunStore, run: Run, status: RunStatus) -> bool:
-    await store.timers.fire()
-    return await _is(store, run, status)
