@@ -528,8 +528,8 @@ RULES: Final[dict[str, Rule]] = {
         (
             Edit(
                 "store/writer/held.py",
-                "where(bulk.keyed(dialect, runs.c.id)).order_by(runs.c.id)\n    return locked",
-                "where(bulk.keyed(dialect, runs.c.id))\n    return locked",
+                "where(among_given(dialect, runs.c.id)).order_by(runs.c.id)\n    return locked",
+                "where(among_given(dialect, runs.c.id))\n    return locked",
             ),
         ),
         shown_by="test_locks_are_waited_for_in_one_order",
