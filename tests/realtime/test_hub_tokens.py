@@ -35,7 +35,12 @@ async def test_a_fresh_token_is_held_against_the_run_as_soon_as_the_store_can_be
 
 
 async def test_history_that_waits_its_turn_is_shown_under_the_token_of_that_moment() -> None:
-    """Taken out: the second look; what the token before it covered came after `authenticated`."""
+    """And what that does not cover is refused. The next token may cover it again, and whoever went
+    live unshown would be told changes of a run that it does not have.
+
+    Taken out: the second look, what the token before it covered came after `authenticated`; the
+    refusal, `live` came without a snapshot.
+    """
     async with setting() as s:
         s.store.create("r", tags=["a"])
         grants = [FakeGrant(tags=frozenset("b")), FakeGrant(tags=frozenset("a"))]
@@ -58,8 +63,9 @@ async def test_history_that_waits_its_turn_is_shown_under_the_token_of_that_mome
         await connection.received(protocol_line({"type": "authenticate", "token": "another"}))
         outlet.writable = True
         connection.writable()
-        await until(lambda: outlet.types().count("end") == 2, "end")
-        types = outlet.types()
-        at = types.index("authenticated")
-        assert types[:at].count("snapshot") == 1
-        assert "snapshot" not in types[at:]
+        await until(lambda: {"end", "error"} <= set(outlet.types()), "both are over")
+        told = [each for each in outlet.said() if each["type"] != "welcome"]
+        types = [each["type"] for each in told]
+        assert types == ["snapshot", "authenticated", "live", "error", "end"]
+        refused = told[types.index("error")]
+        assert (refused["code"], refused["id"]) == ("forbidden", 2)

@@ -60,6 +60,10 @@ class Showing:
     async def runs(self, runs: Sequence[Run]) -> int:
         """Puts whole runs on the socket; returns how many bytes they took."""
         while True:
+            # Under the token of this moment: of the one run that it does not cover the client
+            # must not be told afterwards, though the next token may cover it again.
+            if runs and not self._target.may_be_seen(runs[0]):
+                return 0
             wish = self._member.wish
             lines, total = self._snapshot(runs, wish)
             if await self._put(lines, wish):
