@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import jwt
 import pytest
-import pytest_asyncio
 
 from store.model import new_id
-from tests.realtime.calling import Caller, assert_problem, serving_on
+from tests.realtime.calling import Caller, assert_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ITEM = {"taskIdentifier": "step"}
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
-async def api(request: pytest.FixtureRequest) -> AsyncIterator[Caller]:
-    async with serving_on(request.param, request) as caller:
-        yield caller
 
 
 async def test_a_batch_with_items_is_sealed_and_comes_with_its_runs_in_order(api: Caller) -> None:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from realtime.api.paging import opaque
 from store.model import WIRE_FIELDS, new_id
-from tests.realtime.calling import Caller, assert_problem, serving_on
+from tests.realtime.calling import Caller, assert_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
-async def api(request: pytest.FixtureRequest) -> AsyncIterator[Caller]:
-    async with serving_on(request.param, request) as caller:
-        yield caller
 
 
 async def made(api: Caller, path: str, body: dict[str, Any], **how: Any) -> dict[str, Any]:

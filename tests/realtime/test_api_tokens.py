@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from realtime.auth import key_hash, new_key
 from store.model import new_id
-from tests.realtime.calling import Caller, assert_problem, serving_on
+from tests.realtime.calling import Caller, assert_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
-async def api(request: pytest.FixtureRequest) -> AsyncIterator[Caller]:
-    async with serving_on(request.param, request) as caller:
-        yield caller
 
 
 async def test_a_token_says_when_it_ends(api: Caller) -> None:

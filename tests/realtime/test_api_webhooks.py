@@ -11,16 +11,10 @@ import pytest
 import pytest_asyncio
 
 from store.model import new_id
-from tests.realtime.calling import Caller, assert_problem, serving_on
+from tests.realtime.calling import Caller, assert_problem
 from tests.store.receiving import Receiver, answering, in_turn, receiving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
-async def api(request: pytest.FixtureRequest) -> AsyncIterator[Caller]:
-    async with serving_on(request.param, request) as caller:
-        yield caller
 
 
 @pytest_asyncio.fixture(loop_scope="module")
