@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -22,8 +22,6 @@ from store.commands import (
 from store.model import Batch, Change, Group, Horizon, Run, RunStatus, new_id
 from store.runs import RunStore
 from tests.builders import PROJECT, a_create
-
-T = TypeVar("T")
 
 UNTOLD = frozenset({"payload", "version", "updatedAt"})
 """What a history does not tell of a run, or says beside its fields."""

@@ -1,6 +1,6 @@
 /** What has come for a loop and has not been taken yet. */
 
-/** @import {Change, Run} from "./types.js" */
+/** @import {Change} from "./types.js" */
 
 /** @typedef {{kind: "mark", cursor: string}} Mark All before it has been taken when it is reached. */
 /** @typedef {Change | Mark} Entry */

@@ -2,7 +2,7 @@
 
 import { Runstream } from "../src/index.js";
 
-/** @import {ClientOptions, Clock} from "../src/types.js" */
+/** @import {ClientOptions} from "../src/types.js" */
 
 export const AT = "2026-03-01T12:00:00.000000Z";
 
