@@ -27,7 +27,7 @@ from store.broker.redis.subscriber import Subscriber
 from store.model import RunStatus
 from tests.builders import a_change, a_run
 from tests.servers import Valkey
-from tests.store.broker_doubles import eventually, is_ok
+from tests.store.broker.doubles import eventually, is_ok
 
 ROUNDS: Final = 3
 PACED: Final = 5_000

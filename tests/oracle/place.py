@@ -16,7 +16,7 @@ from store.engine import Database, open_database
 from store.errors import Unavailable
 from tests.oracle.gates import TamperingBroker
 from tests.servers import Postgres, Valkey
-from tests.store.broker_doubles import HURRIED
+from tests.store.broker.doubles import HURRIED
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from store.broker.memory import MemoryBroker
 from store.broker.redis import RedisBroker
 from store.model import new_id
 from tests.servers import Valkey
-from tests.store.broker_doubles import (
+from tests.store.broker.doubles import (
     HURRIED,
     Recorder,
     a_hint,

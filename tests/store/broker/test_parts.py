@@ -21,7 +21,7 @@ from store.broker.redis.codec import encode, pack, unpack
 from store.broker.redis.counters import Counters, Heard, Numbers
 from store.model import RunStatus
 from tests.builders import a_change, a_run, json_objects
-from tests.store.broker_doubles import Recorder, a_hint, as_sent, eventually, no_task_left
+from tests.store.broker.doubles import Recorder, a_hint, as_sent, eventually, no_task_left
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from realtime.api import RESOURCES
 from realtime.api.bodies import ChangesQuery, NewRunBody, RunsQuery, TokenBody, UpdateBody
 from realtime.api.problems import CODES
 from store.model import RunStatus
-from tests.realtime.calling import Caller, serving_on
+from tests.realtime.api.calling import Caller, serving_on
 
 FEW = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

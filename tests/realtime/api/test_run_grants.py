@@ -8,7 +8,7 @@ import pytest
 
 from realtime.auth import key_hash, new_key
 from store.model import ALWAYS_SENT, new_id
-from tests.realtime.calling import Caller, assert_problem
+from tests.realtime.api.calling import Caller, assert_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from store.model import WIRE_FIELDS
-from tests.realtime.calling import Caller, assert_problem
+from tests.realtime.api.calling import Caller, assert_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

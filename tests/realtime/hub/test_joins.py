@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.doubles import RecordingOutlet, of_type
-from tests.realtime.hub_setting import RUNS, setting
+from tests.realtime.hub.setting import RUNS, setting
 from tests.realtime.serving import until
 from tests.realtime.watching import turns
 

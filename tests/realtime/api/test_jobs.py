@@ -10,7 +10,7 @@ import pytest
 
 from realtime.api.paging import opaque
 from store.model import WIRE_FIELDS, new_id
-from tests.realtime.calling import Caller, assert_problem
+from tests.realtime.api.calling import Caller, assert_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

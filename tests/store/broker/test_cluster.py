@@ -19,7 +19,7 @@ from store.model import new_id
 from tests.faults import client_kill
 from tests.processes import free_port
 from tests.servers import Valkey
-from tests.store.broker_doubles import (
+from tests.store.broker.doubles import (
     HURRIED,
     Recorder,
     a_hint,

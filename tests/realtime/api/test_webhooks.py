@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from store.model import new_id
-from tests.realtime.calling import Caller, assert_problem
+from tests.realtime.api.calling import Caller, assert_problem
 from tests.store.receiving import Receiver, answering, in_turn, receiving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -25,7 +25,7 @@ from store.broker.redis.link import BEAT
 from store.model import new_id
 from tests.faults import Cut, Proxy, Way, client_kill
 from tests.servers import Valkey
-from tests.store.broker_doubles import (
+from tests.store.broker.doubles import (
     HURRIED,
     Counts,
     Recorder,

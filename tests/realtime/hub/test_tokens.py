@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.doubles import FakeGrant, RecordingOutlet, of_type
-from tests.realtime.hub_setting import protocol_line, setting
+from tests.realtime.hub.setting import protocol_line, setting
 from tests.realtime.serving import until
 from tests.realtime.watching import turns
 

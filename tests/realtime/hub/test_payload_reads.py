@@ -6,7 +6,7 @@ import asyncio
 
 from store.model import RunStatus
 from tests.doubles import of_type
-from tests.realtime.hub_setting import RUNS, setting
+from tests.realtime.hub.setting import RUNS, setting
 from tests.realtime.serving import until
 
 

@@ -13,7 +13,7 @@ from realtime.api.bodies import UpdateBody
 from realtime.api.problems import Problem
 from realtime.api.requests import fit, parse, parse_json
 from store.errors import OutcomeUnknown, Unavailable
-from tests.realtime.calling import Caller, assert_problem, serving, serving_on
+from tests.realtime.api.calling import Caller, assert_problem, serving, serving_on
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

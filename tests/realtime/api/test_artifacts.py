@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from realtime.api.artifacts import byte_range, disposition
 from store.model import new_id
-from tests.realtime.calling import Caller, assert_problem, serving_on
+from tests.realtime.api.calling import Caller, assert_problem, serving_on
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.realtime.calling import Caller, assert_problem
+from tests.realtime.api.calling import Caller, assert_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,7 +9,7 @@ import pytest
 from realtime.subscription import Wish
 from store.model import RunStatus
 from tests.doubles import of_type
-from tests.realtime.hub_setting import RUNS, setting
+from tests.realtime.hub.setting import RUNS, setting
 from tests.realtime.serving import until
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from realtime.session import SessionSettings
 from store.model import Cursor
 from tests.doubles import of_type
-from tests.realtime.hub_setting import RUNS, protocol_line, setting
+from tests.realtime.hub.setting import RUNS, protocol_line, setting
 from tests.realtime.serving import until
 
 

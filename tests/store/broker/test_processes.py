@@ -14,7 +14,7 @@ from store.broker.redis import RedisBroker
 from store.model import Change, ChangeKind, Facet, RunStatus, new_id
 from tests.builders import AT, a_change, a_run
 from tests.servers import Valkey
-from tests.store.broker_doubles import (
+from tests.store.broker.doubles import (
     HURRIED,
     Counts,
     a_hint,

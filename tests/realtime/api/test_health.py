@@ -14,7 +14,7 @@ from realtime.api.asyncapi import SAID_BY_SERVER
 from store.errors import Unavailable
 from store.model import WIRE_FIELDS
 from tests.processes import ROOT
-from tests.realtime.calling import Caller, serving_on
+from tests.realtime.api.calling import Caller, serving_on
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

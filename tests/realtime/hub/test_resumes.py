@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from realtime.ring import Ring
 from store.model import RunStatus
 from tests.doubles import of_type
-from tests.realtime.hub_setting import Setting, setting
+from tests.realtime.hub.setting import Setting, setting
 from tests.realtime.serving import until
 
 
