@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -124,6 +125,16 @@ async def eventually(condition: Callable[[], object], within_s: float = 30.0) ->
             await asyncio.sleep(0.002)
 
 
+async def carries(here: Broker, there: Recorder, project: str = "default") -> None:
+    """What one publishes reaches the other again; tried until it does."""
+    async with asyncio.timeout(30):
+        while True:
+            here.publish([hint := a_hint(project)])
+            with contextlib.suppress(TimeoutError):
+                await eventually(partial(there.heard, hint), within_s=0.5)
+                return
+
+
 def is_ok(*brokers: Broker) -> Callable[[], bool]:
     return lambda: all(broker.state is BrokerState.OK for broker in brokers)
 
@@ -145,6 +156,14 @@ async def running(broker: Broker, *projects: str, wait: bool = True) -> AsyncIte
         yield recorder
     finally:
         await broker.close()
+
+
+@contextlib.asynccontextmanager
+async def led_through(url: str) -> AsyncIterator[faults.Proxy]:
+    """A proxy that is closed once the connections through it have ended by themselves."""
+    async with faults.Proxy(url) as proxy:
+        yield proxy
+        await eventually(lambda: not proxy._tasks)
 
 
 @contextlib.asynccontextmanager

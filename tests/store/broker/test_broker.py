@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -15,21 +15,7 @@ from store.broker.memory import MemoryBroker
 from store.broker.redis import RedisBroker
 from store.model import new_id
 from tests.servers import Valkey
-from tests.store.broker.doubles import (
-    HURRIED,
-    Recorder,
-    a_hint,
-    eventually,
-    is_ok,
-    no_task_left,
-    running,
-)
-
-
-@pytest.fixture(autouse=True)
-async def _nothing_is_left() -> AsyncIterator[None]:
-    async with no_task_left():
-        yield
+from tests.store.broker.doubles import HURRIED, Recorder, a_hint, eventually, is_ok, running
 
 
 @pytest.fixture(params=["memory", "redis"])

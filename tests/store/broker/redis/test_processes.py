@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
 
 import msgspec
@@ -14,21 +13,7 @@ from store.broker.redis import RedisBroker
 from store.model import Change, ChangeKind, Facet, RunStatus, new_id
 from tests.builders import AT, a_change, a_run
 from tests.servers import Valkey
-from tests.store.broker.doubles import (
-    HURRIED,
-    Counts,
-    a_hint,
-    as_sent,
-    eventually,
-    no_task_left,
-    running,
-)
-
-
-@pytest.fixture(autouse=True)
-async def _nothing_is_left() -> AsyncIterator[None]:
-    async with no_task_left():
-        yield
+from tests.store.broker.doubles import HURRIED, Counts, a_hint, as_sent, eventually, running
 
 
 class TestBetweenProcesses:
@@ -37,10 +22,6 @@ class TestBetweenProcesses:
     @pytest.fixture
     def url(self, valkey: Valkey) -> str:
         return valkey.url
-
-    @pytest.fixture
-    def namespace(self) -> str:
-        return new_id("test")
 
     async def test_every_kind_of_hint_comes_as_it_was_sent(self, url: str, namespace: str) -> None:
         run = a_run(status=RunStatus.COMPLETED)

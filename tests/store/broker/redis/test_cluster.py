@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,18 +15,16 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from store.broker.redis import ClusterBroker
 from store.broker.redis.address import Address
 from store.broker.redis.cluster import ask_slots
-from store.model import new_id
 from tests.faults import client_kill
 from tests.processes import free_port
 from tests.servers import Valkey
 from tests.store.broker.doubles import (
     HURRIED,
-    Recorder,
     a_hint,
+    carries,
     eventually,
     is_degraded,
     is_ok,
-    no_task_left,
     running,
 )
 
@@ -89,14 +87,13 @@ def cluster_nodes() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-async def cluster(cluster_nodes: Cluster) -> AsyncIterator[Cluster]:
-    """All nodes up and agreed; no task of the broker's left after it."""
+async def cluster(cluster_nodes: Cluster) -> Cluster:
+    """All nodes up and agreed."""
     for node in cluster_nodes.nodes:
         node.ensure()
     for node in cluster_nodes.nodes:
         await eventually(lambda node=node: agreed(node))  # type: ignore[misc]
-    async with no_task_left():
-        yield cluster_nodes
+    return cluster_nodes
 
 
 def agreed(node: Valkey) -> bool:
@@ -106,11 +103,6 @@ def agreed(node: Valkey) -> bool:
         said in info
         for said in (b"cluster_state:ok", b"cluster_slots_ok:16384", b"cluster_known_nodes:3")
     )
-
-
-@pytest.fixture
-def namespace() -> str:
-    return new_id("test")
 
 
 PROJECTS = [f"project {number}" for number in range(12)]
@@ -199,17 +191,16 @@ async def test_subscribers_cut_off_come_back(cluster: Cluster, namespace: str) -
 async def test_a_cluster_without_slots_yet_is_waited_for(namespace: str) -> None:
     """A new cluster, and one server that is none."""
     config = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
-    async with no_task_left():
-        with Valkey(config=config) as node:
-            broker = ClusterBroker(
-                f"redis+cluster://127.0.0.1:{node.port}", namespace=namespace, tuning=HURRIED
-            )
-            async with running(broker, "default", wait=False) as listener:
-                broker.publish([hint := a_hint()])
-                await eventually(partial(listener.heard, hint))
-                await eventually(lambda: "no slots" in broker._complaint)
-                ask(node, "CLUSTER", "ADDSLOTSRANGE", 0, REDIS_CLUSTER_HASH_SLOTS - 1)
-                await eventually(is_ok(broker))
+    with Valkey(config=config) as node:
+        broker = ClusterBroker(
+            f"redis+cluster://127.0.0.1:{node.port}", namespace=namespace, tuning=HURRIED
+        )
+        async with running(broker, "default", wait=False) as listener:
+            broker.publish([hint := a_hint()])
+            await eventually(partial(listener.heard, hint))
+            await eventually(lambda: "no slots" in broker._complaint)
+            ask(node, "CLUSTER", "ADDSLOTSRANGE", 0, REDIS_CLUSTER_HASH_SLOTS - 1)
+            await eventually(is_ok(broker))
 
 
 async def test_a_server_that_is_no_cluster_is_said_to_be_none(
@@ -218,44 +209,39 @@ async def test_a_server_that_is_no_cluster_is_said_to_be_none(
     broker = ClusterBroker(
         valkey.url.replace("redis:", "redis+cluster:"), namespace=namespace, tuning=HURRIED
     )
-    async with no_task_left(), running(broker, "default", wait=False):
+    async with running(broker, "default", wait=False):
         await eventually(lambda: "cluster support disabled" in broker._complaint)
         assert is_degraded(broker)()
 
 
 async def test_a_replica_that_takes_over_is_followed(namespace: str) -> None:
     """The old primary lives on as its replica, with all connections standing."""
-    async with no_task_left():
-        with contextlib.ExitStack() as stack:
-            nodes, buses = [], [free_port(), free_port()]
-            for bus in buses:
-                config = {
-                    "cluster-enabled": "yes",
-                    "cluster-port": str(bus),
-                    "cluster-announce-ip": "127.0.0.1",
-                    "repl-diskless-sync-delay": "0",
-                }
-                nodes.append(stack.enter_context(Valkey(config=config)))
-            primary, replica = nodes
-            ask(primary, "CLUSTER", "ADDSLOTSRANGE", 0, REDIS_CLUSTER_HASH_SLOTS - 1)
-            ask(primary, "CLUSTER", "MEET", "127.0.0.1", replica.port, buses[1])
-            own_id = str(ask(primary, "CLUSTER", "MYID"), "ascii")
-            await eventually(lambda: own_id.encode() in ask(replica, "CLUSTER", "NODES"))
-            ask(replica, "CLUSTER", "REPLICATE", own_id)
-            await eventually(
-                lambda: b"master_link_status:up" in ask(replica, "INFO", "replication")
-            )
-            url = f"redis+cluster://127.0.0.1:{primary.port}"
-            here, there = (
-                ClusterBroker(url, namespace=namespace, tuning=HURRIED) for _ in range(2)
-            )
-            async with running(here), running(there, "default") as listener:
-                await carries(here, listener, "default")
-                ask(replica, "CLUSTER", "FAILOVER", "TAKEOVER")
-                channel = there.channel_of("default")
-                await eventually(lambda: channel in channels_on(replica))
-                await eventually(is_ok(here, there))
-                await carries(here, listener, "default")
+    with contextlib.ExitStack() as stack:
+        nodes, buses = [], [free_port(), free_port()]
+        for bus in buses:
+            config = {
+                "cluster-enabled": "yes",
+                "cluster-port": str(bus),
+                "cluster-announce-ip": "127.0.0.1",
+                "repl-diskless-sync-delay": "0",
+            }
+            nodes.append(stack.enter_context(Valkey(config=config)))
+        primary, replica = nodes
+        ask(primary, "CLUSTER", "ADDSLOTSRANGE", 0, REDIS_CLUSTER_HASH_SLOTS - 1)
+        ask(primary, "CLUSTER", "MEET", "127.0.0.1", replica.port, buses[1])
+        own_id = str(ask(primary, "CLUSTER", "MYID"), "ascii")
+        await eventually(lambda: own_id.encode() in ask(replica, "CLUSTER", "NODES"))
+        ask(replica, "CLUSTER", "REPLICATE", own_id)
+        await eventually(lambda: b"master_link_status:up" in ask(replica, "INFO", "replication"))
+        url = f"redis+cluster://127.0.0.1:{primary.port}"
+        here, there = (ClusterBroker(url, namespace=namespace, tuning=HURRIED) for _ in range(2))
+        async with running(here), running(there, "default") as listener:
+            await carries(here, listener, "default")
+            ask(replica, "CLUSTER", "FAILOVER", "TAKEOVER")
+            channel = there.channel_of("default")
+            await eventually(lambda: channel in channels_on(replica))
+            await eventually(is_ok(here, there))
+            await carries(here, listener, "default")
 
 
 @pytest.mark.parametrize("turns", range(0, 40, 4))
@@ -272,13 +258,3 @@ async def test_it_closes_at_once_at_any_moment_of_its_start(
 def channels_on(node: Valkey) -> set[bytes]:
     with redis.Redis(port=node.port, protocol=2, socket_timeout=5) as client:
         return set(client.execute_command("PUBSUB", "SHARDCHANNELS"))
-
-
-async def carries(here: ClusterBroker, there: Recorder, project: str) -> None:
-    """What one publishes reaches the other again; tried until it does."""
-    async with asyncio.timeout(30):
-        while True:
-            here.publish([hint := a_hint(project)])
-            with contextlib.suppress(TimeoutError):
-                await eventually(partial(there.heard, hint), within_s=0.5)
-                return
