@@ -20,12 +20,7 @@ from store.writer import group
 from store.writer.group import Committed
 from tests.builders import PROJECT, a_create
 from tests.faults import Proxy, Way
-from tests.store.asking import (
-    create,
-    one,
-    until,
-    whole_history,
-)
+from tests.store.asking import create, one, until, whole_history
 from tests.store.conftest import OpenStore
 from tests.store.gated import Gated
 
@@ -46,11 +41,11 @@ class AtCommit:
         monkeypatch.setattr("store.writer.run_group", carried_out)
 
 
-async def status_of(url: str, xid: int) -> str:
+async def is_committed(url: str, xid: int) -> bool:
     connection = await asyncpg.connect(url)
     try:
         text = "SELECT pg_xact_status($1::text::xid8)"
-        return str(await connection.fetchval(text, str(xid)))
+        return bool(await connection.fetchval(text, str(xid)) == "committed")
     finally:
         await connection.close()
 
@@ -65,8 +60,7 @@ async def test_a_commit_whose_answer_is_lost_is_a_success_if_it_was_committed(
     at = AtCommit(monkeypatch, lambda: proxy.stall(Way.DOWN))
     task = asyncio.create_task(create(store, payload="once"))
     committed = await until(lambda: at.committed)
-    while await status_of(url, committed.xid) != "committed":
-        await asyncio.sleep(0.01)
+    await until(lambda: is_committed(url, committed.xid))
     proxy.cut()
     proxy.flow(Way.DOWN)
     run = await task
@@ -84,8 +78,7 @@ async def test_a_batch_alone_leaves_nothing_in_the_log_and_is_asked_for_all_the_
     batch_id = new_id("batch")
     task = asyncio.create_task(one(store, CreateBatch(project=PROJECT, batch_id=batch_id)))
     committed = await until(lambda: at.committed)
-    while await status_of(url, committed.xid) != "committed":
-        await asyncio.sleep(0.01)
+    await until(lambda: is_committed(url, committed.xid))
     proxy.cut()
     proxy.flow(Way.DOWN)
     assert (await task).batch == await store.get_batch(PROJECT, batch_id)
@@ -164,10 +157,12 @@ async def test_what_was_not_begun_is_not_said_to_be_unknown(
     monkeypatch.setattr(gated, "read", read, raising=False)
     under_test = gated.make_writer()
     submission = Submission(project=PROJECT, commands=(a_create(),))
-    group = [writer._Waiting(submission, asyncio.get_running_loop().create_future()) for _ in "abc"]
+    waiting = [
+        writer._Waiting(submission, asyncio.get_running_loop().create_future()) for _ in "abc"
+    ]
     gated.open.set()
-    await under_test._run(group, [])
-    told = [type(one.future.exception()) for one in group]
+    await under_test._run(waiting, [])
+    told = [type(one.future.exception()) for one in waiting]
     assert told == [OutcomeUnknown, Unavailable, Unavailable]
 
 
@@ -181,11 +176,11 @@ async def test_another_transaction_under_the_same_id_is_not_taken_for_ours(
     """
     store = await open_any(own_postgres)
     run = await create(store)
-    writer = store._writer
+    under_test = store._writer
     (change,) = await whole_history(store, run.id)
     mine = Committed([], [Hint(change, None)], change.xid)
-    assert await writer._outcome(mine) == "committed"
+    assert await under_test._outcome(mine) == "committed"
     lost = msgspec.structs.replace(change, run_id=new_id("run"))
-    assert await writer._outcome(Committed([], [Hint(lost, None)], change.xid)) == "aborted"
+    assert await under_test._outcome(Committed([], [Hint(lost, None)], change.xid)) == "aborted"
     # An id that was never given out, or is forgotten.
-    assert await writer._outcome(Committed([], [], change.xid + 1_000_000)) == "aborted"
+    assert await under_test._outcome(Committed([], [], change.xid + 1_000_000)) == "aborted"
