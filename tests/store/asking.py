@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from store.commands import (
-    Command,
-    CreateBatch,
-    DeleteRun,
-    Done,
-    SealBatch,
-    Submission,
-    UpdateRun,
-)
+from store.commands import Command, CreateBatch, DeleteRun, Done, SealBatch, Submission, UpdateRun
 from store.model import Batch, Change, Group, Horizon, Run, RunStatus, new_id
 from store.runs import RunStore
 from tests.builders import PROJECT, a_create
+
+LONG_S = 30.0
+"""A bound for whatever should happen; nothing is expected to take so long."""
 
 UNTOLD = frozenset({"payload", "version", "updatedAt"})
 """What a history does not tell of a run, or says beside its fields."""
@@ -59,8 +53,10 @@ async def finish(store: RunStore, run_id: str) -> Run:
     return await update(store, run_id, status=RunStatus.COMPLETED)
 
 
-async def delete(store: RunStore, run_id: str) -> None:
-    await one(store, DeleteRun(project=PROJECT, run_id=run_id))
+async def delete(store: RunStore, run_id: str) -> Run:
+    done = await one(store, DeleteRun(project=PROJECT, run_id=run_id))
+    assert done.run is not None
+    return done.run
 
 
 async def open_batch(store: RunStore) -> str:
@@ -128,17 +124,19 @@ async def sql(store: RunStore, text: str, **values: Any) -> Sequence[sa.Row[Any]
     return await store.database.write(work)
 
 
-async def until(condition: Callable[[], Any], *, within_s: float = 20.0) -> Any:
+async def until(condition: Callable[[], Any], what: str = "it") -> Any:
     """What the condition gives, once that is true; it may be awaited."""
-    deadline = time.monotonic() + within_s
-    while True:
-        value = condition()
-        if isinstance(value, Awaitable):
-            value = await value
-        if value:
-            return value
-        assert time.monotonic() < deadline, "it never came true"
-        await asyncio.sleep(0.01)
+    try:
+        async with asyncio.timeout(LONG_S):
+            while True:
+                value = condition()
+                if isinstance(value, Awaitable):
+                    value = await value
+                if value:
+                    return value
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"{what} did not happen in {LONG_S} s") from None
 
 
 def outcome(result: object) -> str:

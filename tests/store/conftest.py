@@ -20,6 +20,7 @@ from store.runs import RunStore
 from tests import servers
 from tests.faults import Proxy
 from tests.servers import Postgres
+from tests.store.opening import opened_on
 
 OpenStore: TypeAlias = Callable[..., Awaitable[RunStore]]
 """Opens one more store on the test's database: another process, as far as the database knows."""
@@ -116,6 +117,13 @@ async def open_store(migrated_url: str, open_any: OpenStore) -> OpenStore:
 async def store(open_store: OpenStore) -> RunStore:
     """A store on a migrated, empty database of each kind."""
     return await open_store()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
+async def shared_store(request: pytest.FixtureRequest) -> AsyncIterator[RunStore]:
+    """One for all tests of a module, where none minds what another has left in it."""
+    async with opened_on(request.param, request) as store:
+        yield store
 
 
 @pytest_asyncio.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -18,25 +17,20 @@ from store import RunStore
 from store.artifacts import Artifacts
 from store.artifacts.blobs import Blobs, folder_of
 from store.artifacts.rows import Artifact, mark
-from store.commands import AFTERTIME, CreateRun, NewRun
+from store.commands import AFTERTIME
 from store.errors import BlobsAway, Conflict, IdempotencyKeyReused, Invalid, NotFound, TooLarge
-from store.model import Run, RunStatus, new_id
+from store.model import Run, RunStatus
 from store.once import Key
 from store.tables import runs
 from store.tables.artifacts import artifacts as artifact_rows
 from tests.builders import PROJECT
-from tests.store.jobbing import a_job, begin, delete, move, now, opened_on, run_of, until
+from tests.store.asking import create, delete, until
+from tests.store.jobs.jobbing import a_job, begin, move
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EXECUTING = RunStatus.EXECUTING
 COMPLETED = RunStatus.COMPLETED
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[RunStore]:
-    async with opened_on(request.param, request) as store:
-        yield store
 
 
 @pytest.fixture
@@ -45,15 +39,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def kept(store: RunStore, folder: Path) -> Artifacts:
-    return Artifacts(store.database, Blobs(str(folder)), size_max=1_000_000)
-
-
-async def a_run(store: RunStore) -> Run:
-    return await run_of(
-        store,
-        CreateRun(project=PROJECT, run_id=new_id("run"), new=NewRun(task_identifier="t")),
-    )
+def kept(shared_store: RunStore, folder: Path) -> Artifacts:
+    return Artifacts(shared_store.database, Blobs(str(folder)), size_max=1_000_000)
 
 
 async def in_chunks(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -79,9 +66,9 @@ def files(folder: Path) -> list[Path]:
 
 
 async def test_bytes_come_back_as_they_were_given_whole_and_in_part(
-    store: RunStore, kept: Artifacts, folder: Path
+    shared_store: RunStore, kept: Artifacts, folder: Path
 ) -> None:
-    run = await a_run(store)
+    run = await create(shared_store)
     made = await upload(kept, run, b"abc", b"", b"def" * 1_000)
     whole = b"abc" + b"def" * 1_000
     assert (made.size, made.sha256) == (len(whole), hashlib.sha256(whole).hexdigest())
@@ -100,9 +87,9 @@ async def test_bytes_come_back_as_they_were_given_whole_and_in_part(
     "name", ["../../etc/passwd", "/etc/passwd", "a/../b", "C:\\x", ".", "ü" * 255]
 )
 async def test_a_name_is_never_a_path(
-    store: RunStore, kept: Artifacts, folder: Path, name: str
+    shared_store: RunStore, kept: Artifacts, folder: Path, name: str
 ) -> None:
-    made = await upload(kept, await a_run(store), b"x", name=name)
+    made = await upload(kept, await create(shared_store), b"x", name=name)
     assert made.name == name
     (file,) = files(folder)
     assert file.name == made.id
@@ -122,9 +109,9 @@ async def test_a_name_is_never_a_path(
     ],
 )
 async def test_what_does_not_fit_leaves_nothing(
-    store: RunStore, kept: Artifacts, folder: Path, wrong: dict[str, Any], path: str
+    shared_store: RunStore, kept: Artifacts, folder: Path, wrong: dict[str, Any], path: str
 ) -> None:
-    run = await a_run(store)
+    run = await create(shared_store)
     with pytest.raises(Invalid) as refused:
         await upload(kept, run, b"x", **wrong)
     assert refused.value.path == path
@@ -134,9 +121,9 @@ async def test_what_does_not_fit_leaves_nothing(
 
 
 async def test_too_much_is_cut_off_where_the_limit_is(
-    store: RunStore, kept: Artifacts, folder: Path
+    shared_store: RunStore, kept: Artifacts, folder: Path
 ) -> None:
-    run = await a_run(store)
+    run = await create(shared_store)
     taken = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -153,9 +140,9 @@ async def test_too_much_is_cut_off_where_the_limit_is(
 
 
 async def test_an_upload_that_breaks_off_leaves_nothing(
-    store: RunStore, kept: Artifacts, folder: Path
+    shared_store: RunStore, kept: Artifacts, folder: Path
 ) -> None:
-    run = await a_run(store)
+    run = await create(shared_store)
 
     async def broken() -> AsyncIterator[bytes]:
         yield b"x" * 70_000
@@ -169,7 +156,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(
         await asyncio.Event().wait()
 
     uploading = asyncio.create_task(kept.upload(PROJECT, run.id, "x", "text/plain", slow()))
-    await until(lambda: _reserved(store, run))
+    await until(lambda: _reserved(shared_store, run))
     assert await kept.of_run(PROJECT, run.id) == []
     uploading.cancel()
     await asyncio.wait([uploading])
@@ -178,9 +165,9 @@ async def test_an_upload_that_breaks_off_leaves_nothing(
     assert await kept.of_run(PROJECT, run.id) == []
 
 
-async def test_one_that_takes_too_long_is_given_up(store: RunStore, folder: Path) -> None:
-    kept = Artifacts(store.database, Blobs(str(folder)), upload_s=0.05)
-    run = await a_run(store)
+async def test_one_that_takes_too_long_is_given_up(shared_store: RunStore, folder: Path) -> None:
+    kept = Artifacts(shared_store.database, Blobs(str(folder)), upload_s=0.05)
+    run = await create(shared_store)
 
     async def slow() -> AsyncIterator[bytes]:
         yield b"x"
@@ -192,10 +179,10 @@ async def test_one_that_takes_too_long_is_given_up(store: RunStore, folder: Path
 
 
 async def test_what_a_killed_server_leaves_is_never_seen_and_cleaned_away(
-    store: RunStore, kept: Artifacts, folder: Path
+    shared_store: RunStore, kept: Artifacts, folder: Path
 ) -> None:
     """It dies with the bytes half written, or written and the row not yet whole."""
-    run = await a_run(store)
+    run = await create(shared_store)
     made = await upload(kept, run, b"x" * 1_000)
     (file,) = files(folder)
     (file.parent / f"{file.name}#1").write_bytes(b"half")
@@ -203,7 +190,7 @@ async def test_what_a_killed_server_leaves_is_never_seen_and_cleaned_away(
     def never_finished(connection: Connection) -> None:
         mark(connection, made.id)
 
-    await store.database.write(never_finished)
+    await shared_store.database.write(never_finished)
     assert await kept.of_run(PROJECT, run.id) == []
     with pytest.raises(NotFound):
         await kept.get(PROJECT, made.id)
@@ -212,14 +199,16 @@ async def test_what_a_killed_server_leaves_is_never_seen_and_cleaned_away(
     assert await kept.clean() == 0
 
 
-async def test_artifacts_go_with_their_run(store: RunStore, kept: Artifacts, folder: Path) -> None:
-    made = await begin(store, await a_job(store, "fetch"))
+async def test_artifacts_go_with_their_run(
+    shared_store: RunStore, kept: Artifacts, folder: Path
+) -> None:
+    made = await begin(shared_store, await a_job(shared_store, "fetch"))
     step = await upload(kept, made.steps[0], b"log", name="log")
     own = await upload(kept, made.run, b"sum", name="summary")
     assert await kept.of_run(PROJECT, made.run.id) == [step, own]
     assert await kept.of_run(PROJECT, made.steps[0].id) == [step]
-    await move(store, made.steps[0], EXECUTING, COMPLETED)
-    await delete(store, (await now(store, made)).run)
+    await move(shared_store, made.steps[0], EXECUTING, COMPLETED)
+    await delete(shared_store, made.run.id)
     for artifact in (step, own):
         with pytest.raises(NotFound):
             await kept.get(PROJECT, artifact.id)
@@ -228,9 +217,9 @@ async def test_artifacts_go_with_their_run(store: RunStore, kept: Artifacts, fol
 
 
 async def test_a_run_that_is_deleted_during_an_upload_keeps_nothing_of_it(
-    store: RunStore, kept: Artifacts, folder: Path
+    shared_store: RunStore, kept: Artifacts, folder: Path
 ) -> None:
-    run = await a_run(store)
+    run = await create(shared_store)
     go_on = asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -238,9 +227,9 @@ async def test_a_run_that_is_deleted_during_an_upload_keeps_nothing_of_it(
         await go_on.wait()
 
     uploading = asyncio.create_task(kept.upload(PROJECT, run.id, "x", "text/plain", slow()))
-    await until(lambda: _reserved(store, run))
-    await move(store, run, EXECUTING, COMPLETED)
-    await delete(store, run)
+    await until(lambda: _reserved(shared_store, run))
+    await move(shared_store, run, EXECUTING, COMPLETED)
+    await delete(shared_store, run.id)
     go_on.set()
     with pytest.raises(NotFound):
         await uploading
@@ -249,10 +238,10 @@ async def test_a_run_that_is_deleted_during_an_upload_keeps_nothing_of_it(
 
 
 async def test_a_run_takes_artifacts_while_it_lives_and_for_a_day(
-    store: RunStore, kept: Artifacts
+    shared_store: RunStore, kept: Artifacts
 ) -> None:
-    run = await a_run(store)
-    await move(store, run, EXECUTING, COMPLETED)
+    run = await create(shared_store)
+    await move(shared_store, run, EXECUTING, COMPLETED)
     late = await upload(kept, run, b"late")
     assert await kept.of_run(PROJECT, run.id) == [late]
 
@@ -261,7 +250,7 @@ async def test_a_run_takes_artifacts_while_it_lives_and_for_a_day(
             sa.update(runs).where(runs.c.id == run.id).values(finished_at=run.created_at - ago)
         )
 
-    await store.database.write(long_ago, AFTERTIME)
+    await shared_store.database.write(long_ago, AFTERTIME)
     with pytest.raises(Conflict):
         await upload(kept, run, b"too late")
     with pytest.raises(NotFound):
@@ -271,9 +260,9 @@ async def test_a_run_takes_artifacts_while_it_lives_and_for_a_day(
 
 
 async def test_the_same_idempotency_key_uploads_once(
-    store: RunStore, kept: Artifacts, folder: Path
+    shared_store: RunStore, kept: Artifacts, folder: Path
 ) -> None:
-    run = await a_run(store)
+    run = await create(shared_store)
     key = Key(PROJECT, f"upload-{run.id}", "POST here")
     first = await upload(kept, run, b"abc", key=key)
     assert await upload(kept, run, b"abc", key=key) == first
@@ -284,8 +273,10 @@ async def test_the_same_idempotency_key_uploads_once(
     assert [file.name for file in files(folder)] == [first.id]
 
 
-async def test_one_artifact_can_be_deleted(store: RunStore, kept: Artifacts, folder: Path) -> None:
-    run = await a_run(store)
+async def test_one_artifact_can_be_deleted(
+    shared_store: RunStore, kept: Artifacts, folder: Path
+) -> None:
+    run = await create(shared_store)
     made = await upload(kept, run, b"abc")
     await kept.delete(PROJECT, made.id)
     with pytest.raises(NotFound):
@@ -294,12 +285,12 @@ async def test_one_artifact_can_be_deleted(store: RunStore, kept: Artifacts, fol
     assert files(folder) == []
 
 
-async def test_a_blob_store_that_is_away_is_said_so(store: RunStore, tmp_path: Path) -> None:
+async def test_a_blob_store_that_is_away_is_said_so(shared_store: RunStore, tmp_path: Path) -> None:
     file = tmp_path / "not-a-folder"
     file.write_bytes(b"")
-    kept = Artifacts(store.database, Blobs(str(file)))
+    kept = Artifacts(shared_store.database, Blobs(str(file)))
     with pytest.raises(BlobsAway):
-        await upload(kept, await a_run(store), b"abc")
+        await upload(kept, await create(shared_store), b"abc")
 
 
 async def test_a_place_for_artifacts_is_a_folder_or_an_object_store() -> None:

@@ -17,13 +17,13 @@ from store import RunStore, open_broker
 from store.artifacts import Artifacts
 from store.artifacts.blobs import Blobs
 from store.artifacts.rows import Artifact
-from store.commands import CreateRun, NewRun
 from store.errors import BlobsAway, NotFound, TooLarge
 from store.housekeeping import Retention
-from store.model import Run, RunStatus, new_id
+from store.model import RunStatus
 from tests.builders import PROJECT
 from tests.processes import Process
-from tests.store.jobbing import move, run_of
+from tests.store.asking import create
+from tests.store.jobs.jobbing import move
 
 BUCKET = "artifacts"
 PART = bytes(range(256)) * 1_000
@@ -94,11 +94,6 @@ def kept(store: RunStore, s3: S3, monkeypatch: pytest.MonkeyPatch) -> Artifacts:
     return Artifacts(store.database, blobs, size_max=30_000_000)
 
 
-async def a_run(store: RunStore) -> Run:
-    new = NewRun(task_identifier="t")
-    return await run_of(store, CreateRun(project=PROJECT, run_id=new_id("run"), new=new))
-
-
 async def parts(count: int) -> AsyncIterator[bytes]:
     for _ in range(count):
         yield PART
@@ -115,7 +110,7 @@ async def test_bytes_come_back_whole_and_in_part_and_go_with_their_run(
 
     Taken out: deleting the bytes; they stayed for ever.
     """
-    run = await a_run(store)
+    run = await create(store)
     whole = PART * 50  # 12.8 MB, of which a part is 5
     large = await kept.upload(PROJECT, run.id, "../large", "text/plain", parts(50))
     small = await kept.upload(PROJECT, run.id, "small", "text/plain", parts(1))
@@ -141,7 +136,7 @@ async def test_bytes_come_back_whole_and_in_part_and_go_with_their_run(
 async def test_an_upload_that_breaks_off_leaves_nothing(
     store: RunStore, kept: Artifacts, s3: S3
 ) -> None:
-    run = await a_run(store)
+    run = await create(store)
 
     async def broken() -> AsyncIterator[bytes]:
         async for chunk in parts(50):
@@ -159,7 +154,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(
 
 
 async def test_a_bucket_that_is_not_there_is_said_so(store: RunStore, kept: Artifacts) -> None:
-    run = await a_run(store)
+    run = await create(store)
     elsewhere = Artifacts(store.database, Blobs("s3://no-such-bucket/x"))
     with pytest.raises(BlobsAway):
         await elsewhere.upload(PROJECT, run.id, "lost", "text/plain", parts(1))

@@ -18,17 +18,9 @@ from store.runs import RunStore
 from tests.builders import PROJECT, a_create
 from tests.faults import Proxy, terminate_backends
 from tests.servers import Postgres
-from tests.store.asking import (
-    ask,
-    assert_whole,
-    create,
-    one,
-    outcome,
-    until,
-    update,
-)
+from tests.store.asking import ask, assert_whole, create, one, outcome, until, update
 from tests.store.conftest import OpenStore
-from tests.store.jobbing import a_job, begin
+from tests.store.jobs.jobbing import a_job, begin
 
 EXECUTING = RunStatus.EXECUTING
 

@@ -11,6 +11,7 @@ import pytest
 from store.model import Group, Horizon, LogPage, RunStatus
 from store.tail import Commits, Tail
 from tests.doubles import FakeStore
+from tests.store.asking import until
 
 LONG_S = 1_000.0
 
@@ -65,12 +66,6 @@ class Recorder:
 
     def versions(self, run_id: str) -> list[int]:
         return [c.version for g in self.groups for c in g.changes if c.run_id == run_id]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 @asynccontextmanager

@@ -16,23 +16,14 @@ from sqlalchemy.engine import Connection
 from store import RunStore
 from store.commands import Command, CreateBatch, CreateRun, NewRun, SealBatch, Submission
 from store.errors import Invalid, NotFound
-from store.model import Run, RunStatus, new_id
+from store.model import RunStatus, new_id
 from store.tables.webhooks import deliveries as delivery_rows
 from store.tables.webhooks import webhook_cursors
 from store.webhooks import AddressPolicy, ChangedEndpoint, Delivery, Endpoint, NewEndpoint, Webhooks
 from store.webhooks.values import State
-from tests.store.jobbing import (
-    a_job,
-    begin,
-    delete,
-    move,
-    now,
-    opened,
-    opened_on,
-    run_of,
-    until,
-    url_of,
-)  # fmt: skip
+from tests.store.asking import create, delete, until
+from tests.store.jobs.jobbing import a_job, begin, move, now
+from tests.store.opening import opened, url_of
 from tests.store.receiving import (
     Behave,
     Endless,
@@ -52,17 +43,11 @@ COMPLETED = RunStatus.COMPLETED
 LOCAL = AddressPolicy(loopback=True)
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[RunStore]:
-    async with opened_on(request.param, request) as store:
-        yield store
-
-
 @pytest_asyncio.fixture(loop_scope="module", autouse=True)
-async def _afterwards(store: RunStore) -> AsyncIterator[None]:
+async def _afterwards(shared_store: RunStore) -> AsyncIterator[None]:
     """Leaves no endpoint behind: the store is everybody's."""
     yield
-    hooks = Webhooks(store.database, LOCAL)
+    hooks = Webhooks(shared_store.database, LOCAL)
     for endpoint in (await hooks.list_endpoints("default", 1_000, None))[0]:
         await hooks.delete("default", endpoint.id)
 
@@ -74,9 +59,9 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def hooks(store: RunStore) -> AsyncIterator[Webhooks]:
+async def hooks(shared_store: RunStore) -> AsyncIterator[Webhooks]:
     """The store's webhooks, at work."""
-    async with at_work(store) as hooks:
+    async with at_work(shared_store) as hooks:
         yield hooks
 
 
@@ -98,15 +83,6 @@ async def an_endpoint(
     return await hooks.create(
         "default", NewEndpoint(url=receiver.url(path), events=events or ("*",), **more)
     )
-
-
-async def a_run(store: RunStore, task: str = "t", **new: Any) -> Run:
-    return await run_of(
-        store,
-        CreateRun(
-            project="default", run_id=new_id("run"), new=NewRun(task_identifier=task, **new)
-        ),
-    )  # fmt: skip
 
 
 async def sent(hooks: Webhooks, endpoint: Endpoint) -> Sequence[Delivery]:
@@ -134,12 +110,12 @@ def make_due(connection: Connection, endpoint_id: str) -> None:
 
 
 async def test_a_runs_life_is_told_signed_and_in_its_own_states(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     task = new_id("task")
     endpoint = await an_endpoint(hooks, receiver, "run.*", tasks=(task,))
-    run = await a_run(store, task, payload={"n": 1}, tags=("a",))
-    await move(store, run, EXECUTING, COMPLETED, output={"ok": True})
+    run = await create(shared_store, task_identifier=task, payload={"n": 1}, tags=("a",))
+    await move(shared_store, run, EXECUTING, COMPLETED, output={"ok": True})
     await until(lambda: are_over(hooks, endpoint, 3))
     messages = {message.type: message for message in receiver.messages}
     assert set(messages) == {"run.created", "run.executing", "run.completed"}
@@ -162,12 +138,12 @@ async def test_a_runs_life_is_told_signed_and_in_its_own_states(
 
 
 async def test_job_runs_and_batches_are_told(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     endpoint = await an_endpoint(hooks, receiver, "job_run.*", "batch.completed")
-    made = await begin(store, await a_job(store, "fetch", "build"), tags=("nightly",))
-    await move(store, made.steps[0], EXECUTING, COMPLETED)
-    await move(store, (await now(store, made)).steps[1], EXECUTING, RunStatus.FAILED)
+    made = await begin(shared_store, await a_job(shared_store, "fetch", "build"), tags=("nightly",))
+    await move(shared_store, made.steps[0], EXECUTING, COMPLETED)
+    await move(shared_store, (await now(shared_store, made)).steps[1], EXECUTING, RunStatus.FAILED)
     batch_id = new_id("batch")
     runs = [
         CreateRun(
@@ -182,10 +158,12 @@ async def test_job_runs_and_batches_are_told(
         *runs,
         SealBatch(project="default", batch_id=batch_id),
     )
-    outcomes = await store.execute(Submission(project="default", commands=batch, atomic=True))
+    outcomes = await shared_store.execute(
+        Submission(project="default", commands=batch, atomic=True)
+    )
     for outcome in outcomes[1:3]:
         assert outcome.run is not None  # type: ignore[union-attr]
-        await move(store, outcome.run, EXECUTING, COMPLETED)  # type: ignore[union-attr]
+        await move(shared_store, outcome.run, EXECUTING, COMPLETED)  # type: ignore[union-attr]
     await until(lambda: are_over(hooks, endpoint, 3))
     said = {message.type: message.said["data"] for message in receiver.messages}
     assert set(said) == {"job_run.started", "job_run.failed", "batch.completed"}
@@ -199,23 +177,25 @@ async def test_job_runs_and_batches_are_told(
 
 
 async def test_an_endpoint_is_told_nothing_from_before_its_time(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
-    old = await a_run(store)
+    old = await create(shared_store)
     endpoint = await an_endpoint(hooks, receiver)
-    await move(store, old, EXECUTING)
+    await move(shared_store, old, EXECUTING)
     await until(lambda: are_over(hooks, endpoint, 1))
     assert [message.type for message in receiver.messages] == ["run.executing"]
 
 
-async def test_nothing_is_lost_while_nobody_is_at_work(store: RunStore, receiver: Receiver) -> None:
-    async with at_work(store) as hooks:
+async def test_nothing_is_lost_while_nobody_is_at_work(
+    shared_store: RunStore, receiver: Receiver
+) -> None:
+    async with at_work(shared_store) as hooks:
         task = new_id("task")
         endpoint = await an_endpoint(hooks, receiver, tasks=(task,))
-    runs = [await a_run(store, task) for _ in range(30)]
-    await move(store, runs[0], EXECUTING, COMPLETED)
-    await delete(store, runs[0])
-    async with at_work(store) as hooks:
+    runs = [await create(shared_store, task_identifier=task) for _ in range(30)]
+    await move(shared_store, runs[0], EXECUTING, COMPLETED)
+    await delete(shared_store, runs[0].id)
+    async with at_work(shared_store) as hooks:
         await until(lambda: are_over(hooks, endpoint, 32))
     assert len({message.id for message in receiver.messages}) == 32
     assert {message.said["data"]["id"] for message in receiver.messages} == {
@@ -223,26 +203,26 @@ async def test_nothing_is_lost_while_nobody_is_at_work(store: RunStore, receiver
     }  # fmt: skip
 
 
-async def test_several_servers_share_the_work(store: RunStore, receiver: Receiver) -> None:
+async def test_several_servers_share_the_work(shared_store: RunStore, receiver: Receiver) -> None:
     """Each change is told once by all of them together, as long as none of them dies."""
-    async with at_work(store) as hooks, opened(url_of(store)) as other:
+    async with at_work(shared_store) as hooks, opened(url_of(shared_store)) as other:
         task = new_id("task")
         endpoint = await an_endpoint(hooks, receiver, tasks=(task,))
         async with at_work(other):
-            for at in (store, other) * 20:
-                await a_run(at, task)
+            for at in (shared_store, other) * 20:
+                await create(at, task_identifier=task)
             await until(lambda: are_over(hooks, endpoint, 40))
     assert len(receiver.messages) == 40
     assert len({message.said["data"]["id"] for message in receiver.messages}) == 40
 
 
 async def test_a_dead_servers_tries_are_taken_over(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     """It has claimed a delivery, and is killed before it has sent it or said so."""
     endpoint = await an_endpoint(hooks, receiver, path="/hang")
     receiver.behaviour["/hang"] = in_turn(hang, answering(200))
-    await a_run(store)
+    await create(shared_store)
     await until(lambda: _came(receiver, "/hang", 1))
 
     def die(connection: Connection) -> None:
@@ -252,7 +232,7 @@ async def test_a_dead_servers_tries_are_taken_over(
             .values(next_at=delivery_rows.c.created_at)
         )
 
-    await store.database.write(die)
+    await shared_store.database.write(die)
     await until(lambda: are_over(hooks, endpoint, 1))
     assert len({message.id for message in receiver.at("/hang")}) == 1
 
@@ -267,14 +247,14 @@ async def test_a_dead_servers_tries_are_taken_over(
     ],
 )
 async def test_what_is_not_taken_is_tried_again_under_the_same_id(
-    store: RunStore, hooks: Webhooks, receiver: Receiver, behave: Behave, error: str
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver, behave: Behave, error: str
 ) -> None:
     """Taken out: the next try; it was given up at once. That a connection cut off is an answer
     too; nothing was said of it, and only the end of its claim had it sent again.
     """
     endpoint = await an_endpoint(hooks, receiver, path="/bad")
     receiver.behaviour["/bad"] = in_turn(behave, answering(204))
-    await a_run(store)
+    await create(shared_store)
     await until(lambda: is_tried(hooks, endpoint))
     (delivery,) = await sent(hooks, endpoint)
     assert delivery.state is State.PENDING
@@ -282,7 +262,7 @@ async def test_what_is_not_taken_is_tried_again_under_the_same_id(
     assert delivery.next_at > delivery.attempts[0].at
     assert error in (delivery.attempts[0].error or "")
     assert (await hooks.get("default", endpoint.id)).failing_since is not None
-    await store.database.write(make_due, endpoint.id)
+    await shared_store.database.write(make_due, endpoint.id)
     await until(lambda: are_over(hooks, endpoint, 1))
     (delivery,) = await sent(hooks, endpoint)
     assert len(delivery.attempts) == 2
@@ -291,11 +271,11 @@ async def test_what_is_not_taken_is_tried_again_under_the_same_id(
 
 
 async def test_what_the_endpoint_says_is_kept_but_only_so_much_of_it(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     endpoint = await an_endpoint(hooks, receiver, path="/long")
     receiver.behaviour["/long"] = answering(500, "x" * 50_000, retry_after="600")
-    await a_run(store)
+    await create(shared_store)
     await until(lambda: is_tried(hooks, endpoint))
     (delivery,) = await sent(hooks, endpoint)
     (attempt,) = delivery.attempts
@@ -306,12 +286,12 @@ async def test_what_the_endpoint_says_is_kept_but_only_so_much_of_it(
 
 
 async def test_an_answer_without_end_is_cut_off(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     """Taken out: the bound on what is read of it; all of it was, or what came within a try."""
     endpoint = await an_endpoint(hooks, receiver, path="/endless")
     receiver.behaviour["/endless"] = endless = Endless()
-    await a_run(store)
+    await create(shared_store)
     await until(lambda: are_over(hooks, endpoint, 1))
     (delivery,) = await sent(hooks, endpoint)
     assert len(delivery.attempts[0].response) == 2_048
@@ -320,12 +300,12 @@ async def test_an_answer_without_end_is_cut_off(
 
 
 async def test_redirects_are_not_followed(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     """Taken out, by following them: the message came to an address that nobody had looked at."""
     endpoint = await an_endpoint(hooks, receiver, path="/moved")
     receiver.behaviour["/moved"] = answering(302, location=receiver.url("/inside"))
-    await a_run(store)
+    await create(shared_store)
     await until(lambda: is_tried(hooks, endpoint))
     (delivery,) = await sent(hooks, endpoint)
     assert delivery.attempts[0].status == 302
@@ -333,16 +313,16 @@ async def test_redirects_are_not_followed(
 
 
 async def test_an_endpoint_that_hangs_slows_nobody_else(
-    store: RunStore, receiver: Receiver
+    shared_store: RunStore, receiver: Receiver
 ) -> None:
     """Taken out: how many tries one endpoint has at once; it had all of them."""
-    async with at_work(store, attempt_s=20.0) as hooks:
+    async with at_work(shared_store, attempt_s=20.0) as hooks:
         slow = [await an_endpoint(hooks, receiver, path=f"/slow{i}") for i in range(3)]
         for i in range(3):
             receiver.behaviour[f"/slow{i}"] = hang
         quick = await an_endpoint(hooks, receiver, path="/quick")
         for _ in range(30):
-            await a_run(store)
+            await create(shared_store)
         await until(lambda: are_over(hooks, quick, 30))
         assert not any([await is_tried(hooks, one) for one in slow])
         assert all(len(receiver.at(f"/slow{i}")) <= 4 for i in range(3))
@@ -351,31 +331,31 @@ async def test_an_endpoint_that_hangs_slows_nobody_else(
 
 
 async def test_one_that_does_not_answer_in_time_has_not_taken_it(
-    store: RunStore, receiver: Receiver
+    shared_store: RunStore, receiver: Receiver
 ) -> None:
     """Taken out: how long a try may take; it never ended."""
-    async with at_work(store, attempt_s=0.2) as hooks:
+    async with at_work(shared_store, attempt_s=0.2) as hooks:
         endpoint = await an_endpoint(hooks, receiver, path="/late")
         receiver.behaviour["/late"] = hang
-        await a_run(store)
+        await create(shared_store)
         await until(lambda: is_tried(hooks, endpoint))
         (delivery,) = await sent(hooks, endpoint)
         assert "no answer within" in (delivery.attempts[0].error or "")
 
 
 async def test_an_endpoint_that_fails_for_long_is_paused_and_says_why(
-    store: RunStore, receiver: Receiver
+    shared_store: RunStore, receiver: Receiver
 ) -> None:
-    async with at_work(store, paused_after=timedelta(0)) as hooks:
+    async with at_work(shared_store, paused_after=timedelta(0)) as hooks:
         endpoint = await an_endpoint(hooks, receiver, path="/down")
         receiver.behaviour["/down"] = in_turn(answering(503), answering(200))
-        await a_run(store)
+        await create(shared_store)
         await until(lambda: is_tried(hooks, endpoint))
         paused = await hooks.get("default", endpoint.id)
         assert paused.paused_at is not None
         assert "answered 503" in (paused.paused_reason or "")
-        await a_run(store)
-        await store.database.write(make_due, endpoint.id)
+        await create(shared_store)
+        await shared_store.database.write(make_due, endpoint.id)
         await until(lambda: _has(hooks, endpoint, 2))
         # Nothing is sent while it is paused; what there was to tell is kept, and listed.
         assert len(receiver.at("/down")) == 1
@@ -384,11 +364,11 @@ async def test_an_endpoint_that_fails_for_long_is_paused_and_says_why(
 
 
 async def test_one_that_is_gone_is_told_no_more(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     endpoint = await an_endpoint(hooks, receiver, path="/gone")
     receiver.behaviour["/gone"] = answering(410)
-    await a_run(store)
+    await create(shared_store)
     await until(lambda: is_tried(hooks, endpoint))
     (delivery,) = await sent(hooks, endpoint)
     assert (delivery.state, delivery.next_at) == (State.FAILED, None)
@@ -396,10 +376,10 @@ async def test_one_that_is_gone_is_told_no_more(
 
 
 async def test_a_delivery_can_be_sent_again_by_hand_also_where_it_is_paused(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     endpoint = await an_endpoint(hooks, receiver, path="/again")
-    await a_run(store)
+    await create(shared_store)
     await until(lambda: are_over(hooks, endpoint, 1))
     (delivery,) = await sent(hooks, endpoint)
     await hooks.change("default", endpoint.id, ChangedEndpoint(paused=True))
@@ -414,11 +394,11 @@ async def test_a_delivery_can_be_sent_again_by_hand_also_where_it_is_paused(
 
 
 async def test_a_delivery_is_given_up_after_a_day(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     endpoint = await an_endpoint(hooks, receiver, path="/never")
     receiver.behaviour["/never"] = answering(500)
-    await a_run(store)
+    await create(shared_store)
     await until(lambda: is_tried(hooks, endpoint))
 
     def a_day_later(connection: Connection) -> None:
@@ -428,16 +408,16 @@ async def test_a_delivery_is_given_up_after_a_day(
             .values(next_at=delivery_rows.c.created_at, gives_up_at=delivery_rows.c.created_at)
         )
 
-    await store.database.write(a_day_later)
+    await shared_store.database.write(a_day_later)
     await until(lambda: _failed(hooks, endpoint))
 
 
 async def test_secrets_are_rotated_with_an_overlap(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     endpoint = await an_endpoint(hooks, receiver)
     changed = await hooks.change("default", endpoint.id, ChangedEndpoint(rotate_secret=True))
-    await a_run(store)
+    await create(shared_store)
     await until(lambda: are_over(hooks, endpoint, 1))
     (message,) = receiver.messages
     old, new = endpoint.secrets[0].secret, changed.secrets[0].secret
@@ -445,12 +425,14 @@ async def test_secrets_are_rotated_with_an_overlap(
     assert message.is_signed_with(old)
     assert message.is_signed_with(new)
     await hooks.change("default", endpoint.id, ChangedEndpoint(rotate_secret=True, overlap_s=0))
-    await a_run(store)
+    await create(shared_store)
     await until(lambda: are_over(hooks, endpoint, 2))
     assert not receiver.messages[-1].is_signed_with(new)
 
 
-async def test_a_name_that_leads_inside_is_not_sent_to(store: RunStore, receiver: Receiver) -> None:
+async def test_a_name_that_leads_inside_is_not_sent_to(
+    shared_store: RunStore, receiver: Receiver
+) -> None:
     """Also where the name server changes its answer: it is asked once, and what it has
     answered is both checked and connected to.
 
@@ -462,10 +444,12 @@ async def test_a_name_that_leads_inside_is_not_sent_to(store: RunStore, receiver
         asked.append(host)
         return ["192.0.2.7"] if len(asked) > 1 else ["127.0.0.1", "10.0.0.1", "::1"]
 
-    async with at_work(store, policy=AddressPolicy(), resolve=resolve, attempt_s=2.0) as hooks:
+    async with at_work(
+        shared_store, policy=AddressPolicy(), resolve=resolve, attempt_s=2.0
+    ) as hooks:
         url = f"http://rebind.example:{receiver.port}/"
         endpoint = await hooks.create("default", NewEndpoint(url=url, events=("*",)))
-        await a_run(store)
+        await create(shared_store)
         await until(lambda: is_tried(hooks, endpoint))
         (delivery,) = await sent(hooks, endpoint)
         assert "must not be sent to" in (delivery.attempts[0].error or "")
@@ -475,7 +459,7 @@ async def test_a_name_that_leads_inside_is_not_sent_to(store: RunStore, receiver
 
 
 async def test_a_name_is_connected_to_at_the_address_that_was_checked(
-    store: RunStore, receiver: Receiver
+    shared_store: RunStore, receiver: Receiver
 ) -> None:
     """A name server that answers something else when it is asked again leads nowhere else.
 
@@ -486,16 +470,16 @@ async def test_a_name_is_connected_to_at_the_address_that_was_checked(
     async def resolve(host: str, port: int) -> list[str]:
         return answers.pop() if answers else ["127.0.0.2"]
 
-    async with at_work(store, resolve=resolve) as hooks:
+    async with at_work(shared_store, resolve=resolve) as hooks:
         url = f"http://inside.example:{receiver.port}/named"
         endpoint = await hooks.create("default", NewEndpoint(url=url, events=("*",)))
-        await a_run(store)
+        await create(shared_store)
         await until(lambda: are_over(hooks, endpoint, 1))
         assert receiver.at("/named")[0].headers["host"] == f"inside.example:{receiver.port}"
         await hooks.delete("default", endpoint.id)
 
 
-async def test_what_no_endpoint_can_be_is_refused(store: RunStore, hooks: Webhooks) -> None:
+async def test_what_no_endpoint_can_be_is_refused(shared_store: RunStore, hooks: Webhooks) -> None:
     good: dict[str, Any] = {"url": "https://example.com/", "events": ("*",)}
     for wrong, path in (
         ({"url": "http://169.254.169.254/"}, "url"),
@@ -513,7 +497,7 @@ async def test_what_no_endpoint_can_be_is_refused(store: RunStore, hooks: Webhoo
 
 
 async def test_endpoints_are_listed_changed_and_deleted_with_their_deliveries(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     endpoint = await an_endpoint(hooks, receiver, path="/listed")
     found, _ = await hooks.list_endpoints("default", 1, None)
@@ -531,27 +515,27 @@ async def test_endpoints_are_listed_changed_and_deleted_with_their_deliveries(
 
 
 async def test_a_log_that_is_another_is_gone_on_with_from_its_present(
-    store: RunStore, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    shared_store: RunStore, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After a restore by hand what was not told cannot be told: that is said, and it goes on."""
-    async with at_work(store) as hooks:
+    async with at_work(shared_store) as hooks:
         endpoint = await an_endpoint(hooks, receiver, path="/epoch")
 
     def restore(connection: Connection) -> None:
         connection.execute(sa.update(webhook_cursors).values(epoch="another"))
 
-    await store.database.write(restore)
-    async with at_work(store) as hooks:
+    await shared_store.database.write(restore)
+    async with at_work(shared_store) as hooks:
         await until(lambda: _said(caplog, "part of the log is gone"))
-        await a_run(store)
+        await create(shared_store)
         await until(lambda: are_over(hooks, endpoint, 1))
 
 
 async def test_a_message_of_a_large_run_leaves_out_what_makes_it_large(
-    store: RunStore, hooks: Webhooks, receiver: Receiver
+    shared_store: RunStore, hooks: Webhooks, receiver: Receiver
 ) -> None:
     endpoint = await an_endpoint(hooks, receiver, path="/large")
-    await a_run(store, payload="x" * 2_000_000)
+    await create(shared_store, payload="x" * 2_000_000)
     await until(lambda: are_over(hooks, endpoint, 1))
     data = receiver.at("/large")[0].said["data"]
     assert "payload" not in data
@@ -560,17 +544,17 @@ async def test_a_message_of_a_large_run_leaves_out_what_makes_it_large(
 
 
 async def test_a_thousand_changes_are_told_page_by_page(
-    store: RunStore, receiver: Receiver
+    shared_store: RunStore, receiver: Receiver
 ) -> None:
-    async with at_work(store) as hooks:
+    async with at_work(shared_store) as hooks:
         task = new_id("task")
         endpoint = await an_endpoint(hooks, receiver, "run.created", tasks=(task,))
     commands = tuple(
         CreateRun(project="default", run_id=new_id("run"), new=NewRun(task_identifier=task))
         for _ in range(1_200)
     )
-    await store.execute(Submission(project="default", commands=commands))
-    made = Webhooks(store.database, LOCAL)
+    await shared_store.execute(Submission(project="default", commands=commands))
+    made = Webhooks(shared_store.database, LOCAL)
     assert await made.plan() == 1_200
     assert await made.plan() == 0
     await made.delete("default", endpoint.id)

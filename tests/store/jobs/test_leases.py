@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
-import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -20,18 +19,14 @@ from store.lifecycle import due
 from store.model import Run, RunStatus
 from store.tables import heartbeats
 from tests.builders import AT, PROJECT, a_run, seconds
-from tests.store.claiming import a_claim, claim, group_of, queued, stands_at
-from tests.store.jobbing import a_job, begin, history, move, now, opened, opened_on, until, url_of
+from tests.store.asking import until, whole_history
+from tests.store.jobs.claiming import a_claim, claim, group_of, queued, stands_at
+from tests.store.jobs.jobbing import a_job, begin, move, now
+from tests.store.opening import opened, url_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUEUED, EXECUTING, COMPLETED = RunStatus.QUEUED, RunStatus.EXECUTING, RunStatus.COMPLETED
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[RunStore]:
-    async with opened_on(request.param, request) as store:
-        yield store
 
 
 @pytest.mark.parametrize(
@@ -52,13 +47,8 @@ async def test_a_worker_that_has_lost_the_run_changes_nothing_of_the_next_attemp
     late = UpdateRun(project=PROJECT, run_id=run.id, status=COMPLETED, if_attempt=1)
     with pytest.raises(Conflict):
         apply(run, late, AT + seconds(60), Limits())
-    assert apply(run, _of(late, 2), AT + seconds(60), Limits())[0].status == COMPLETED
-
-
-def _of(command: UpdateRun, attempt: int) -> UpdateRun:
-    return UpdateRun(
-        project=command.project, run_id=command.run_id, status=command.status, if_attempt=attempt
-    )
+    not_late = msgspec.structs.replace(late, if_attempt=2)
+    assert apply(run, not_late, AT + seconds(60), Limits())[0].status == COMPLETED
 
 
 async def test_a_lost_lease_queues_the_run_again_while_attempts_are_left(
@@ -67,7 +57,7 @@ async def test_a_lost_lease_queues_the_run_again_while_attempts_are_left(
     run = await queued(store, task, max_attempts=2)
     assert await claim(store, task, lease_s=1) is not None
     await until(lambda: _fired(store, run, QUEUED), "the lost lease")
-    changes = [change.changed.get("status") for change in await history(store, run)]
+    changes = [change.changed.get("status") for change in await whole_history(store, run.id)]
     assert changes == [QUEUED, EXECUTING, RunStatus.REATTEMPTING, QUEUED]
     again = await claim(store, task, lease_s=1)
     assert again is not None

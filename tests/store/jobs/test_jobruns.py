@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import pytest_asyncio
 
 from store import RunStore
 from store.commands import (
@@ -33,19 +31,9 @@ from store.jobs.runs import JobRunQuery
 from store.lifecycle import is_final
 from store.model import ChangeKind, JobRun, RunStatus, new_id
 from tests.builders import PROJECT
-from tests.store.jobbing import (
-    a_job,
-    begin,
-    delete,
-    fire,
-    history,
-    move,
-    now,
-    opened,
-    opened_on,
-    statuses,
-    url_of,
-)
+from tests.store.asking import ask, delete, whole_history
+from tests.store.jobs.jobbing import a_job, begin, move, now, statuses
+from tests.store.opening import opened, url_of
 
 QUEUED = RunStatus.QUEUED
 EXECUTING = RunStatus.EXECUTING
@@ -55,12 +43,6 @@ CANCELED = RunStatus.CANCELED
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[RunStore]:
-    async with opened_on(request.param, request) as store:
-        yield store
 
 
 async def test_a_job_run_is_made_with_its_first_step_queued(store: RunStore) -> None:
@@ -106,7 +88,7 @@ async def test_steps_follow_one_another_each_in_the_transaction_of_the_one_befor
     assert ended.finished_at is not None
     assert last.finished_at is not None
     assert ended.finished_at >= last.finished_at
-    assert [change.changed.get("status") for change in await history(store, made.run)] == [
+    assert [change.changed.get("status") for change in await whole_history(store, made.run.id)] == [
         QUEUED, EXECUTING, COMPLETED,
     ]  # fmt: skip
 
@@ -133,7 +115,7 @@ async def test_a_step_that_expires_unbegun_fails_the_job_run(store: RunStore) ->
     step = made.steps[0]
     assert step.queued_at is not None
     due_at = step.queued_at + timedelta(seconds=1)
-    await fire(
+    await ask(
         store,
         FireTimer(project=PROJECT, run_id=step.id, timer=Timer.TTL, due_at=due_at),
     )
@@ -143,7 +125,7 @@ async def test_a_step_that_expires_unbegun_fails_the_job_run(store: RunStore) ->
             await store.timers.fire()
     after = await now(store, made)
     assert statuses(after.steps) == [RunStatus.EXPIRED]
-    assert [change.changed["status"] for change in await history(store, made.run)] == [
+    assert [change.changed["status"] for change in await whole_history(store, made.run.id)] == [
         QUEUED, EXECUTING, FAILED,
     ]  # fmt: skip
 
@@ -266,14 +248,14 @@ async def test_a_job_run_is_deleted_with_its_steps_and_these_not_without_it(
 ) -> None:
     made = await begin(store, await a_job(store, "fetch", "build"))
     with pytest.raises(Conflict):
-        await delete(store, made.run)
+        await delete(store, made.run.id)
     await move(store, made.steps[0], EXECUTING, COMPLETED)
     with pytest.raises(Conflict):
-        await delete(store, made.steps[0])
+        await delete(store, made.steps[0].id)
     _, before = await store.horizon(PROJECT)
     await move(store, made.run, CANCELED)
     steps = (await now(store, made)).steps
-    await delete(store, made.run)
+    await delete(store, made.run.id)
     for run in (made.run, *steps):
         with pytest.raises(NotFound):
             await store.get_run(PROJECT, run.id)
@@ -375,7 +357,7 @@ async def test_many_job_runs_under_two_servers_end_as_their_steps_did(store: Run
                 assert is_final(after.steps[-1].status)
                 assert after.steps[-1].status != COMPLETED
             for run in (after.run, *after.steps):
-                changes = await history(one, run)
+                changes = await whole_history(one, run.id)
                 assert [c.version for c in changes] == [*range(1, run.version + 1)]
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from store import RunStore
 from store.claims import Claims
@@ -18,29 +16,14 @@ from store.model import RunStatus
 from store.once import Key
 from store.writer.open_claims import NOTHING, OpenClaim, OpenClaims, Tried
 from tests.builders import AT, PROJECT, a_run, seconds
-from tests.store.claiming import claim, has_open, queued, stands_at
-from tests.store.jobbing import (
-    a_job,
-    begin,
-    history,
-    move,
-    now,
-    opened,
-    opened_on,
-    statuses,
-    until,
-    url_of,
-)
+from tests.store.asking import until, whole_history
+from tests.store.jobs.claiming import claim, has_open, queued, stands_at
+from tests.store.jobs.jobbing import a_job, begin, move, now, statuses
+from tests.store.opening import opened, url_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUEUED, EXECUTING, COMPLETED = RunStatus.QUEUED, RunStatus.EXECUTING, RunStatus.COMPLETED
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[RunStore]:
-    async with opened_on(request.param, request) as store:
-        yield store
 
 
 async def test_a_claim_begins_an_attempt_under_a_lease() -> None:
@@ -62,7 +45,7 @@ async def test_the_oldest_of_the_asked_tasks_is_handed_out(store: RunStore, task
     assert [run and run.id for run in got] == [first.id, second.id, third.id, None]
     assert got[0] is not None
     assert (got[0].status, got[0].attempt) == (EXECUTING, 1)
-    assert [change.changed.get("status") for change in await history(store, first)] == [
+    assert [change.changed.get("status") for change in await whole_history(store, first.id)] == [
         QUEUED, EXECUTING,
     ]  # fmt: skip
 

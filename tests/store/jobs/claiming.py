@@ -7,21 +7,16 @@ from typing import Any
 
 from store import RunStore
 from store.claims import Claims
-from store.commands import Command, CreateRun, NewRun, Submission
-from store.model import Run, RunStatus, new_id
+from store.commands import Command, Submission
+from store.model import Run, RunStatus
 from store.writer.group import run_group
 from store.writer.open_claims import OpenClaim, Tried
 from tests.builders import PROJECT
-from tests.store.jobbing import run_of
+from tests.store.asking import create
 
 
 async def queued(store: RunStore, task: str, **new: Any) -> Run:
-    return await run_of(
-        store,
-        CreateRun(
-            project=PROJECT, run_id=new_id("run"), new=NewRun(task_identifier=task, **new)
-        ),
-    )  # fmt: skip
+    return await create(store, task_identifier=task, **new)
 
 
 async def claim(store: RunStore, *tasks: str, lease_s: int = 60, **how: Any) -> Run | None:

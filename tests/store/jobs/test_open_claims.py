@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from store import RunStore
 from store.commands import CreateRun, JobOrder, NewRun, UpdateRun
@@ -16,18 +15,13 @@ from store.model import Run, RunStatus, new_id
 from store.writer.group import Committed, run_group
 from store.writer.open_claims import NOTHING, OpenClaims
 from tests.builders import PROJECT
-from tests.store.claiming import a_claim, claim, group_of, has_open, queued
-from tests.store.jobbing import a_job, begin, history, now, opened_on, statuses, until
+from tests.store.asking import until, whole_history
+from tests.store.jobs.claiming import a_claim, claim, group_of, has_open, queued
+from tests.store.jobs.jobbing import a_job, begin, now, statuses
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUEUED, EXECUTING, COMPLETED = RunStatus.QUEUED, RunStatus.EXECUTING, RunStatus.COMPLETED
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sqlite", "postgres"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[RunStore]:
-    async with opened_on(request.param, request) as store:
-        yield store
 
 
 def ids(found: Sequence[Run | None]) -> list[str | None]:
@@ -44,7 +38,7 @@ async def test_who_waits_has_the_next_step_with_the_commit_that_queues_it(
     (got,) = await group_of(store, done, claims=[a_claim(task + "-2")])
     assert got is not None
     assert (got.status, got.attempt, got.position) == (EXECUTING, 1, 1)
-    log = await history(store, got)
+    log = await whole_history(store, got.id)
     assert [change.changed.get("status") for change in log] == [QUEUED, EXECUTING]
     assert len({change.xid for change in log}) == 1
     assert statuses((await now(store, made)).steps) == [COMPLETED, EXECUTING]
@@ -79,7 +73,7 @@ async def test_what_the_group_takes_out_of_the_queue_is_not_handed_out(
     store: RunStore, task: str
 ) -> None:
     """Its rows are written last: to the statement that looks for runs they all still wait."""
-    first, second, third = [await queued(store, task) for _ in range(3)]
+    first, second, third = [await queued(store, task, metadata={}) for _ in range(3)]
     cancel = UpdateRun(project=PROJECT, run_id=first.id, status=RunStatus.CANCELED)
     noted = UpdateRun(project=PROJECT, run_id=second.id, metadata={"noted": True})
     got = await group_of(store, cancel, noted, claims=[a_claim(task, looks=True) for _ in range(3)])
