@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -110,10 +111,18 @@ class GatedStore:
         return None if seen is None else Commits(seen.anybody, seen.anybody)
 
 
-def _identity(hint: Hint) -> object:
+class Sent(NamedTuple):
     """What no other change has, of this history or of another."""
+
+    run_id: str
+    version: int
+    xid: int
+    at: datetime
+
+
+def _sent(hint: Hint) -> Sent:
     change = hint.change
-    return change.run_id, change.version, change.xid, change.at
+    return Sent(change.run_id, change.version, change.xid, change.at)
 
 
 class TamperingBroker:
@@ -135,9 +144,9 @@ class TamperingBroker:
         self.published: Callable[[Sequence[Hint]], None] = lambda hints: None
         self.out: list[Hint] = []
         """What has been published since somebody last looked."""
-        self.sent: set[object] = set()
+        self.sent: set[Sent] = set()
         """All that was published of this history."""
-        self.taken_back: set[object] = set()
+        self.taken_back: set[Sent] = set()
         """What was published of others."""
 
     # What the store and the hub ask for.
@@ -159,7 +168,7 @@ class TamperingBroker:
         self.published(hints)
         if not self.dies:
             self.out += hints
-            self.sent.update(map(_identity, hints))
+            self.sent.update(map(_sent, hints))
             self._inner.publish(hints)
 
     def follow(self, project: str) -> None:
@@ -173,7 +182,7 @@ class TamperingBroker:
     # What the real one tells.
 
     def hinted(self, hints: Sequence[Hint]) -> None:
-        hints = [hint for hint in hints if _identity(hint) not in self.taken_back]
+        hints = [hint for hint in hints if _sent(hint) not in self.taken_back]
         self.arrived.update((hint.change.run_id, hint.change.version) for hint in hints)
         if not self.is_away:
             self.waiting += hints
@@ -191,7 +200,7 @@ class TamperingBroker:
         for project in list(self.followed):
             self.unfollow(project)
 
-    def take_back(self, sent: set[object]) -> None:
+    def take_back(self, sent: set[Sent]) -> None:
         """What was sent so far is of another history: with the servers that sent it and those that
         would have heard it, whatever is on its way has gone."""
         self.taken_back |= sent

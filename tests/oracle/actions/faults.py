@@ -15,6 +15,7 @@ from store.housekeeping import Housekeeping
 from store.schema import new_epoch
 from tests.faults import client_kill, terminate_backends
 from tests.oracle.actions.action import Actions
+from tests.oracle.gates import Sent
 from tests.oracle.place import again
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ async def restore(world: World, chance: random.Random) -> None:
         client.verify(world.ledgers[client.project])
     for gateway in world.gateways:
         await gateway.kill()
-    sent = set[object]().union(*(broker.sent for broker in world.place.brokers))
+    sent = set[Sent]().union(*(broker.sent for broker in world.place.brokers))
     for broker in world.place.brokers:
         broker.take_back(sent)
     with contextlib.closing(sqlite3.connect(database.path)) as file:
