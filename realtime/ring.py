@@ -193,9 +193,7 @@ class Ring:
     def _look(self) -> None:
         """Notes the topics of what has come since it was last asked for."""
         for id in self._unlooked:
-            recent = self._runs.get(id)
-            if recent is None:
-                continue
+            recent = self._runs[id]
             topics = _topics_among(recent.changes[recent.looked_at :], recent.run)
             recent.looked_at = len(recent.changes)
             for topic in topics - recent.topics:
@@ -223,11 +221,7 @@ class Ring:
         xmax = max(self.begun.xmax - step, 1)
         since = meet([Horizon(xmax, xmax), *waiting])
         reached = self._reached
-        if (
-            reached is not None
-            and since.xmax >= reached.xmax
-            and not any(map(reached.seen, since.xip))
-        ):
+        if reached is not None and since.covers(reached):
             return None
         return since if self.may_reach(since) else None
 
@@ -302,7 +296,6 @@ class Ring:
                 del of_topic[run_id]
                 if not of_topic:
                     del self._by_topic[topic]
-            # Where nobody asks by topic, nobody looks for what has gone.
             self._unlooked.pop(run_id, None)
         for change in gone:
             self._gone = max(self._gone, change.xid)
