@@ -379,7 +379,8 @@ class Session:
     # ------------------------------------------------------------------- what a connection is told
 
     def cursor_for(self, epoch: str, horizon: Horizon) -> Cursor:
-        """What stands in for the cursor of every subscription that is live."""
+        """What stands in for the cursor of every subscription that is live; the horizon is one
+        that it `has_come_to`."""
         if self._wishes is None:
             hashes = {each.cursor_hash for each in self.subscriptions.values() if each.is_live}
             self._wishes = tuple(sorted(hashes))

@@ -9,10 +9,11 @@ from typing import Any, Final, TypeAlias
 from realtime.protocol import encode_value
 
 CACHE_BYTES: Final = 16_000_000
-_OVERHEAD: Final = 250
-"""What an entry takes beside its payload, in bytes: its run's id, and its place."""
 LOAD_RUNS: Final = 200
 """How many payloads are read at once."""
+
+_OVERHEAD: Final = 250
+"""What an entry takes beside its payload, in bytes: its run's id, and its place."""
 
 Read: TypeAlias = Callable[[str, Sequence[str]], Awaitable[dict[str, Any]]]
 """The payloads of these runs of a project; raises Unavailable while they can't be read."""
@@ -21,7 +22,7 @@ Read: TypeAlias = Callable[[str, Sequence[str]], Awaitable[dict[str, Any]]]
 class Payloads:
     """A bounded cache. A payload never changes, so what is in it is never out of date.
 
-    `max_bytes` are of memory: the smaller the payloads, the more of it are for keeping them.
+    `max_bytes` are of memory: the smaller the payloads, the more of it goes into keeping them.
     """
 
     def __init__(self, read: Read, max_bytes: int = CACHE_BYTES) -> None:
@@ -48,7 +49,7 @@ class Payloads:
         return encoded
 
     def drop(self, run_id: str) -> None:
-        """Keeps it no longer: the run is over, and is asked for less than those that live."""
+        """Keeps it no longer, if it was kept."""
         old = self._found.pop(run_id, None)
         if old is not None:
             self.size -= _size(old)

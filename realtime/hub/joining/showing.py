@@ -16,6 +16,7 @@ from realtime.hub.services import SLICE
 from realtime.mailbox import MESSAGE_BYTES
 from realtime.session import Member
 from realtime.subscription import Wish
+from store.lifecycle import is_final
 from store.model import Facet, Group, Horizon, Run
 
 
@@ -76,7 +77,7 @@ class Showing:
         for run in runs:
             if not wish.grant.covers(run, Facet(run.status, run.tags)):
                 continue
-            payload = b"null" if hides_payload else self._payloads.put(run.id, run.payload)
+            payload = b"null" if hides_payload else self._payload(run)
             fields = protocol.without(protocol.whole_run(run, payload), wish.hidden)
             objects.append(protocol.run_object(fields))
         lines = []
@@ -90,6 +91,12 @@ class Showing:
         if start < len(objects):
             lines.append(protocol.snapshot(member.id, objects[start:]))
         return lines, total
+
+    def _payload(self, run: Run) -> bytes:
+        if is_final(run.status):
+            # There are more of these than of those that live, and few change again.
+            return protocol.encode_value(run.payload)
+        return self._payloads.put(run.id, run.payload)
 
     def remember(self, groups: Sequence[Group], horizon: Horizon) -> None:
         """What was shown and is newer than the horizon that stands for the rest."""

@@ -20,7 +20,8 @@ class Checkpoints:
         """Those that were told something for which no cursor stands yet."""
 
     def cursor_for(self, connection: Connection) -> str:
-        """What stands in for the cursor of each of the connection's live subscriptions."""
+        """What stands in for the cursor of each of the connection's live subscriptions, where
+        there is such a cursor (`has_come_to`); of whoever is told in a lane there always is."""
         session, horizon = connection.session, self._order.horizon
         if horizon is None or not any(m.is_live for m in session.subscriptions.values()):
             return NO_CURSOR

@@ -153,6 +153,7 @@ class Order:
             return False
         self._last[group.first.run_id] = (group.last.version, group.last.xid)
         if group.run is None or is_final(group.run.status):
+            # It is asked for less than those of runs that live.
             self._services.payloads.drop(group.first.run_id)
         return True
 
