@@ -1,7 +1,7 @@
 """The condition that a column holds one of many values.
 
-PostgreSQL plans each text of a statement anew, `IN` has another for each count of values, and
-SQLite reads each anew: so all values go as one parameter.
+PostgreSQL plans each text of a statement anew, and `IN` has another for each count of values: it
+is handed all of them as one parameter.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ def among(
         return column == sa.any_(array)
     if not column.primary_key:
         return column.in_(sorted(values))
-    # What a key has is found at once, however the rest of the statement is.
-    array = sa.bindparam("values", _json(values), sa.Text, unique=True)
-    return cast("sa.ColumnElement[bool]", _in_json(column, "values").bindparams(array))
+    # As JSON it is one text for SQLite too; but of how many rows that means it knows nothing, and
+    # only a key it looks for all the same.
+    keys = sa.bindparam("values", _json(values), sa.Text, unique=True)
+    return cast("sa.ColumnElement[bool]", _in_json(column, "values").bindparams(keys))
 
 
 def among_given(

@@ -1,4 +1,4 @@
-"""Many rows in one statement.
+"""Many rows of several tables in one statement.
 
 Straight to the driver: SQLAlchemy looks at each value of each row on its way, which costs more
 than all that is done with them. PostgreSQL is handed one array a column.
@@ -30,9 +30,8 @@ _TYPES: Final[tuple[tuple[type[Any], str], ...]] = (
 )
 """PostgreSQL's name for each kind of column; the first that fits."""
 
-
 FEW: Final = 2
-"""So many writes with rows are sent without those that have none."""
+"""Up to so many writes with rows are sent without those that have none."""
 
 UPDATES: Final = 2
 """So many updates that differ in their columns go along with the rest; more go alone."""
@@ -55,8 +54,9 @@ class _Part(NamedTuple):
 class Writes:
     """Rows to be written together: PostgreSQL is handed nearly all of them in one statement.
 
-    No row may be in two of the writes: what one of them makes, the others do not see. On SQLite,
-    where a statement costs no round trip, each is executed at once.
+    Until they are sent it has nothing of them, and what it refuses is raised there. No row may be
+    in two of the writes: what one of them makes, the others do not see. On SQLite, where a
+    statement costs no round trip, each is executed at once.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -67,17 +67,17 @@ class Writes:
     def insert(
         self, table: sa.Table, names: tuple[str, ...], rows: Sequence[Sequence[Any]]
     ) -> None:
-        """Inserts the rows, whose values are in the order of the names."""
+        """New rows, whose values are in the order of the names."""
         self._add(_Shape("insert", table, names), rows)
 
     def update(
         self, table: sa.Table, names: tuple[str, ...], rows: Sequence[Sequence[Any]]
     ) -> None:
-        """Updates one row of the table for each given row; the first name is the key's."""
+        """New values for one row of the table each; the first name is the key's."""
         self._add(_Shape("update", table, names), rows)
 
     def delete(self, table: sa.Table, name: str, values: Iterable[Any]) -> None:
-        """Deletes the rows of the table that have one of the values there."""
+        """No more rows of the table that have one of the values there."""
         self._add(_Shape("delete", table, (name,)), [(value,) for value in values])
 
     def send(self) -> None:
@@ -100,6 +100,7 @@ class Writes:
 
     def _add(self, shape: _Shape, rows: Sequence[Sequence[Any]]) -> None:
         if not rows:
+            # There is no bound to how many kinds of updates there are, so none goes empty.
             if self.dialect != "sqlite" and shape.kind != "update":
                 self._parts.append(_Part(shape, [()] * len(shape.names)))
             return

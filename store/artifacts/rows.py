@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from store import changes
+from store.among import among
 from store.commands import AFTERTIME
 from store.errors import Conflict, NotFound
 from store.lifecycle import is_final
@@ -109,7 +110,7 @@ def delete_of_runs(connection: Connection, run_ids: list[str]) -> None:
     """Deletes the artifacts of runs that are deleted in this transaction."""
     connection.execute(
         sa.update(artifacts)
-        .where(artifacts.c.run_id.in_(run_ids))
+        .where(among(connection, artifacts.c.run_id, run_ids))
         .values(is_whole=False, cleaned_at=artifacts.c.created_at)
     )
 

@@ -53,7 +53,7 @@ def ordered(
     found: dict[tuple[str, JobOrder], Snapshot] = {}
     again = {order.again for _, order in orders if order.again is not None}
     if again:
-        mine = sa.select(runs.c.id, runs.c.project).where(runs.c.id.in_(sorted(again)))
+        mine = sa.select(runs.c.id, runs.c.project).where(among(connection, runs.c.id, again))
         owners = {row.id: row.project for row in connection.execute(mine)}
         taken = snapshots(connection, again)
         for project, order in orders:
@@ -111,9 +111,9 @@ def write(writes: bulk.Writes, new: dict[str, Snapshot]) -> None:
 
 def delete(connection: Connection, job_run_ids: Iterable[str]) -> None:
     """Forgets what job runs executed that are deleted."""
-    gone = sorted(job_run_ids)
+    gone = list(job_run_ids)
     if gone:
-        connection.execute(sa.delete(job_runs).where(job_runs.c.run_id.in_(gone)))
+        connection.execute(sa.delete(job_runs).where(among(connection, job_runs.c.run_id, gone)))
 
 
 def _planned(row: sa.Row[Any]) -> PlannedStep:

@@ -320,9 +320,9 @@ class Held:
             token: TokenUse(row["run_id"], row["task_identifier"], row["idempotency_key"])
             for token, row in wanted.items()
         }
-        used_for = sorted({use.run_id for use in self.token_use.values()})
+        used_for = {use.run_id for use in self.token_use.values()}
         if used_for:
-            named = sa.select(*WHOLE).where(runs.c.id.in_(used_for))
+            named = sa.select(*WHOLE).where(among(self._connection, runs.c.id, used_for))
             for row in self._connection.execute(named):
                 self.found[row.id] = run_of(row)
 
@@ -371,7 +371,8 @@ class Held:
         if not ids:
             return
         # All in one mode: two statements would take them in two orders.
-        locked = sa.select(batches).where(batches.c.id.in_(sorted(ids))).order_by(batches.c.id)
+        named = among(self._connection, batches.c.id, ids)
+        locked = sa.select(batches).where(named).order_by(batches.c.id)
         if self._postgres:
             locked = locked.with_for_update(read=not exclusive)
         for row in self._connection.execute(locked):
@@ -422,7 +423,8 @@ class Held:
             if any(id not in self.runs for steps in now.values() for id in steps):
                 raise Overtaken
         if beating:
-            beats = sa.select(heartbeats).where(heartbeats.c.run_id.in_(sorted(beating)))
+            named = among(self._connection, heartbeats.c.run_id, beating)
+            beats = sa.select(heartbeats).where(named)
             if self._postgres:
                 beats = beats.order_by(heartbeats.c.run_id).with_for_update()
             for row in self._connection.execute(beats):

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from store import answers as answer_codec
 from store import batches as batch_reads
 from store import bulk, changes
+from store.among import among
 from store.artifacts.rows import delete_of_runs
 from store.broker import Hint
 from store.commands import CreateBatch, Done, SealBatch, Submission, Timer
@@ -115,7 +116,9 @@ class Staged:
     def _delete_runs(self) -> None:
         gone = sorted(id for id in self.deleted if id in self._held.runs)
         if gone:
-            self._connection.execute(sa.delete(runs).where(runs.c.id.in_(gone)))
+            self._connection.execute(
+                sa.delete(runs).where(among(self._connection, runs.c.id, gone))
+            )
             delete_of_runs(self._connection, gone)
         job_rows.delete(
             self._connection, [id for id, run in self.deleted.items() if run.job_id is not None]
