@@ -274,6 +274,17 @@ RULES: Final[dict[str, Rule]] = {
             ),
         ),
     ),
+    "token-of-the-moment": Rule(
+        "What waited is shown under the token of the moment that it goes out, or refused.",
+        (
+            Edit(
+                "realtime/hub/joining/showing.py",
+                "if runs and not self._target.may_be_seen(runs[0]):",
+                "if False:",
+            ),
+        ),
+        shown_by="test_history_that_waits_its_turn_is_shown_under_the_token_of_that_moment",
+    ),
     "cursors-after-live": Rule(
         "No checkpoint is older than the live of a subscription that it stands in for.",
         (
