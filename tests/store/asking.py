@@ -9,10 +9,19 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from store.commands import Command, CreateBatch, DeleteRun, Done, SealBatch, Submission, UpdateRun
-from store.model import Batch, Change, Group, Horizon, Run, RunStatus, new_id
+from store.commands import (
+    Command,
+    CreateBatch,
+    CreateRun,
+    DeleteRun,
+    Done,
+    SealBatch,
+    Submission,
+    UpdateRun,
+)
+from store.model import Batch, Change, Group, Horizon, Run, RunQuery, RunStatus, new_id
 from store.runs import RunStore
-from tests.builders import PROJECT, a_create
+from tests.builders import PROJECT, a_create, a_new_run
 
 LONG_S = 30.0
 """A bound for whatever should happen; nothing is expected to take so long."""
@@ -137,6 +146,17 @@ async def until(condition: Callable[[], Any], what: str = "it") -> Any:
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"{what} did not happen in {LONG_S} s") from None
+
+
+async def all_runs(store: RunStore) -> list[Run]:
+    return (await store.list_runs(RunQuery(project=PROJECT, limit=1000)))[0]
+
+
+def with_token(token: str, **over: Any) -> CreateRun:
+    """The command that makes `a_new_run(**over)` by a one-time token."""
+    return CreateRun(
+        project=PROJECT, run_id=new_id("run"), new=a_new_run(**over), one_time_token=token
+    )
 
 
 def outcome(result: object) -> str:
