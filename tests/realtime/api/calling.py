@@ -14,6 +14,8 @@ from realtime.app import Runtime, create_app
 from realtime.settings import Settings
 
 KEY = "a-key-for-the-tests-0123456789"
+A_RUN = b'{"taskIdentifier": "send"}'
+"""A body that makes one."""
 
 
 class Caller:

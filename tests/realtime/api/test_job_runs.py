@@ -1,8 +1,7 @@
-"""HTTP calls about workflows, jobs, job runs and claims."""
+"""HTTP calls about job runs."""
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,146 +10,9 @@ import pytest
 from realtime.api.paging import opaque
 from store.model import WIRE_FIELDS, new_id
 from tests.realtime.api.calling import Caller, assert_problem
+from tests.realtime.api.jobbing import a_job, a_job_run, advance, got, made
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-async def made(api: Caller, path: str, body: dict[str, Any], **how: Any) -> dict[str, Any]:
-    response = await api.post(path, body, **how)
-    assert response.status_code == 201, response.text
-    made: dict[str, Any] = response.json()
-    return made
-
-
-async def a_job(api: Caller, *tasks: str, **workflow: Any) -> dict[str, Any]:
-    order = [
-        (await made(api, "/v1/workflows", {"name": t, "taskIdentifier": t, **workflow}))["id"]
-        for t in tasks
-    ]
-    return await made(
-        api, "/v1/jobs", {"name": "nightly", "config": {"workflowExecutionOrder": order, "x": 1}}
-    )
-
-
-async def a_job_run(api: Caller, *tasks: str, **fields: Any) -> dict[str, Any]:
-    job = await a_job(api, *(tasks or ("fetch", "build")))
-    return await made(api, "/v1/job-runs", {"jobId": job["id"], **fields})
-
-
-async def got(api: Caller, path: str, **query: Any) -> dict[str, Any]:
-    response = await api.get(path, params=query)
-    assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()
-    return found
-
-
-async def advance(api: Caller, job_run: dict[str, Any], *statuses: str) -> dict[str, Any]:
-    """The job run after its newest step took these statuses."""
-    present = await got(api, f"/v1/job-runs/{job_run['id']}")
-    for status in statuses:
-        await api.update(present["workflowRuns"][-1], status=status)
-    return await got(api, f"/v1/job-runs/{job_run['id']}")
-
-
-# ------------------------------------------------------------------------------- definitions
-
-
-async def test_workflows_and_jobs_are_made_listed_replaced_and_deleted(api: Caller) -> None:
-    workflow = await made(
-        api, "/v1/workflows", {"name": "Fetch", "taskIdentifier": "fetch", "payload": {"a": 1}}
-    )
-    assert workflow["id"].startswith("wf_")
-    assert workflow["payload"] == {"a": 1}
-    config = {"workflowExecutionOrder": [workflow["id"]], "retries": 3}
-    job = await made(api, "/v1/jobs", {"name": "Nightly", "config": config})
-    assert job["id"].startswith("job_")
-    assert job["config"] == config
-    for path, one in (("/v1/workflows", workflow), ("/v1/jobs", job)):
-        assert await got(api, f"{path}/{one['id']}") == one
-        assert (await got(api, path, limit=1))["data"][0] == one
-    assert_problem(await api.delete(f"/v1/workflows/{workflow['id']}"), 409, "conflict")
-
-    other = await made(api, "/v1/workflows", {"name": "Build", "taskIdentifier": "build"})
-    replaced = await api.call(
-        "PUT",
-        f"/v1/jobs/{job['id']}",
-        json={"name": "Weekly", "config": {"workflowExecutionOrder": [other["id"]]}},
-    )
-    assert replaced.status_code == 200
-    assert replaced.json()["name"] == "Weekly"
-    assert replaced.json()["createdAt"] == job["createdAt"]
-    assert (await api.delete(f"/v1/workflows/{workflow['id']}")).status_code == 204
-    replaced = await api.call(
-        "PUT", f"/v1/workflows/{other['id']}", json={"name": "B", "taskIdentifier": "b"}
-    )
-    assert replaced.json()["taskIdentifier"] == "b"
-    assert (await api.delete(f"/v1/jobs/{job['id']}")).status_code == 204
-    assert_problem(await api.get(f"/v1/jobs/{job['id']}"), 404, "not_found")
-    assert_problem(await api.get(f"/v1/workflows/{workflow['id']}"), 404, "not_found")
-
-
-async def test_lists_of_definitions_have_pages(api: Caller) -> None:
-    mine = [(await a_job(api, "t"))["id"] for _ in range(3)]
-    seen: list[str] = []
-    after = None
-    while len(seen) < 3:
-        page = await got(api, "/v1/jobs", limit=2, **({} if after is None else {"after": after}))
-        seen += [job["id"] for job in page["data"]]
-        after = page["next"]
-        if after is None:
-            break
-    assert seen[:3] == mine[::-1]
-    assert_problem(await api.get("/v1/jobs", params={"after": "nonsense"}), 400, "bad_request")
-
-
-@pytest.mark.parametrize(
-    "path,body,where",
-    [
-        ("/v1/workflows", {"name": "x"}, "taskIdentifier"),
-        ("/v1/workflows", {"name": "", "taskIdentifier": "t"}, "name"),
-        ("/v1/workflows", {"name": "x", "taskIdentifier": "t", "ttl": 0}, "ttl"),
-        ("/v1/workflows", {"name": "x\0", "taskIdentifier": "t"}, "name"),
-        ("/v1/workflows", {"name": "x", "taskIdentifier": "t", "colour": 1}, "colour"),
-        ("/v1/jobs", {"name": "x", "config": {}}, "config.workflowExecutionOrder"),
-        (
-            "/v1/jobs",
-            {"name": "x", "config": {"workflowExecutionOrder": ["wf_nothing"]}},
-            "config.workflowExecutionOrder.0",
-        ),
-        ("/v1/job-runs", {"jobId": "job_nothing"}, "jobId"),
-        ("/v1/job-runs", {}, "jobId"),
-        ("/v1/runs/claim", {"tasks": [], "worker": "w", "leaseS": 9}, "tasks"),
-        ("/v1/runs/claim", {"tasks": ["t"], "worker": "w", "leaseS": 0}, "leaseS"),
-        ("/v1/runs/claim", {"tasks": ["t"], "worker": "w", "leaseS": 9, "waitS": 61}, "waitS"),
-        ("/v1/runs/claim", {"tasks": ["t"], "worker": "w", "leaseS": "9"}, "leaseS"),
-    ],
-)
-async def test_what_does_not_fit_is_said_with_its_place(
-    api: Caller, path: str, body: dict[str, Any], where: str
-) -> None:
-    problem = assert_problem(await api.post(path, body), 422, "unprocessable")
-    assert where in [error["path"] for error in problem["errors"]]
-
-
-async def test_a_repeated_command_is_answered_with_its_first_answer(api: Caller) -> None:
-    key = {"Idempotency-Key": new_id("key")}
-    body = {"name": "x", "taskIdentifier": "t"}
-    first = await made(api, "/v1/workflows", body, headers=key)
-    assert await made(api, "/v1/workflows", body, headers=key) == first
-    other = await api.post("/v1/workflows", body | {"name": "y"}, headers=key)
-    assert_problem(other, 422, "unprocessable")
-    key = {"Idempotency-Key": new_id("key")}
-    for _ in range(2):
-        gone = await api.delete(f"/v1/workflows/{first['id']}", headers=key)
-        assert gone.status_code == 204
-    job = await a_job(api, "t")
-    key = {"Idempotency-Key": new_id("key")}
-    begun = await made(api, "/v1/job-runs", {"jobId": job["id"]}, headers=key)
-    await advance(api, begun, "EXECUTING")
-    assert await made(api, "/v1/job-runs", {"jobId": job["id"]}, headers=key) == begun
-
-
-# ------------------------------------------------------------------------------------ job runs
 
 
 async def test_a_job_run_goes_from_step_to_step(api: Caller) -> None:
@@ -405,61 +267,6 @@ async def test_tokens_read_what_they_cover_of_a_job_run(api: Caller) -> None:
     trigger = await api.a_token(f"trigger:tasks:{job['id']}")
     assert (await trigger.post("/v1/job-runs", {"jobId": job["id"]})).status_code == 201
     assert_problem(await trigger.post("/v1/job-runs", {"jobId": job["id"]}), 401, "unauthorized")
-
-
-# -------------------------------------------------------------------------------------- claims
-
-
-async def test_a_worker_claims_a_run_and_keeps_it_by_heartbeats(api: Caller) -> None:
-    task = new_id("task")
-    ask = {"tasks": [task], "worker": "w1", "leaseS": 30}
-    assert (await api.post("/v1/runs/claim", ask)).json() == {"run": None}
-    run = await api.run(task, payload={"n": 1}, maxAttempts=3)
-    claimed = (await api.post("/v1/runs/claim", ask)).json()["run"]
-    assert (claimed["id"], claimed["status"], claimed["attempt"]) == (run["id"], "EXECUTING", 1)
-    assert claimed["payload"] == {"n": 1}
-    assert list(claimed) == list(WIRE_FIELDS.values())
-    beat = f"/v1/runs/{run['id']}/heartbeat"
-    assert (await api.post(beat)).json() == {}
-    assert (await api.post(beat, {"attempt": 1})).json() == {}
-    assert_problem(await api.post(beat, {"attempt": 2}), 409, "conflict")
-    late = await api.patch(f"/v1/runs/{run['id']}", {"status": "COMPLETED", "ifAttempt": 2})
-    assert_problem(late, 409, "conflict")
-    await api.update(run, status="COMPLETED", ifAttempt=1)
-    assert_problem(await api.post(beat, {"attempt": 1}), 409, "conflict")
-
-
-async def test_a_claim_that_waits_is_answered_when_a_run_is_queued(api: Caller) -> None:
-    task = new_id("task")
-    ask = {"tasks": [task], "worker": "w1", "leaseS": 30, "waitS": 30}
-    waiting = asyncio.create_task(api.post("/v1/runs/claim", ask))
-    claims = api.runtime.store.claims
-    async with asyncio.timeout(20):
-        while not claims.open:
-            await asyncio.sleep(0.005)
-        run = await api.run(task)
-        assert (await waiting).json()["run"]["id"] == run["id"]
-
-
-async def test_the_same_idempotency_key_claims_one_run(api: Caller) -> None:
-    task = new_id("task")
-    for _ in range(2):
-        await api.run(task)
-    ask = {"tasks": [task], "worker": "w1", "leaseS": 30}
-    key = {"Idempotency-Key": new_id("key")}
-    first = await api.post("/v1/runs/claim", ask, headers=key)
-    again = await api.post("/v1/runs/claim", ask, headers=key)
-    assert first.json() == again.json()
-    other = await api.post("/v1/runs/claim", ask | {"worker": "w2"}, headers=key)
-    assert_problem(other, 422, "unprocessable")
-
-
-async def test_only_a_key_with_full_rights_claims(api: Caller) -> None:
-    reader = await api.a_token("read:runs")
-    ask = {"tasks": ["t"], "worker": "w1", "leaseS": 30}
-    assert_problem(await reader.post("/v1/runs/claim", ask), 403, "forbidden")
-    for path in ("/v1/workflows", "/v1/jobs"):
-        assert_problem(await reader.post(path, {"name": "x"}), 403, "forbidden")
 
 
 async def test_the_calls_stand_in_the_openapi_document(api: Caller) -> None:
