@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -71,9 +71,14 @@ class Setting:
         settings = HubSettings(**({"tail_s": 1_000.0} | how))
         self.hub = Hub(self.store, self.broker, settings=settings, measures=self.measures)
 
-    async def connect(self, *asked: dict[str, Any], live: bool = True) -> RecordingOutlet:
+    async def connect(
+        self, *asked: dict[str, Any], live: bool = True, grants: Iterable[FakeGrant] = ()
+    ) -> RecordingOutlet:
+        """A connection that has asked for these; its tokens give the grants, one after another."""
+        given = iter(grants)
+
         async def authenticate(token: str | None) -> FakeGrant:
-            return FakeGrant()
+            return next(given, FakeGrant())
 
         outlet = RecordingOutlet()
         connection = self.hub.connect(outlet, authenticate)

@@ -16,7 +16,6 @@ async def test_many_who_come_together_share_their_reads() -> None:
         for n in range(5):
             s.store.create(f"r{n}")
         await s.connect(RUNS)
-        cursor = ""
         outlet = await s.connect(RUNS)
         cursor = of_type(outlet.said(), "live")[0]["cursor"]
         s.store.reads.clear()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from realtime.ring import Ring
 from store.model import RunStatus
 from tests.doubles import of_type
-from tests.realtime.hub.setting import Setting, setting
+from tests.realtime.hub.setting import RUNS, Setting, setting
 from tests.realtime.serving import until
 
 
@@ -79,7 +79,7 @@ async def test_what_a_read_for_the_ring_has_found_is_shown_once() -> None:
         cursor = of_type(first.said(), "live")[0]["cursor"]
         before.store.update("r1", metadata={"n": 2})
     async with setting(store=before.store) as after:
-        await after.connect({"type": "subscribeToRuns"})
+        await after.connect(RUNS)
         await after.settled()
         after.broker.at_once = False
         after.store.update("r1", metadata={"n": 3})
@@ -100,7 +100,7 @@ async def test_a_cursor_of_a_process_that_is_ahead_waits_for_the_tail_and_not_fo
     """The other gateway read the log later; its clients come over all at once."""
     async with setting() as one:
         one.store.create("r1")
-        await one.connect({"type": "subscribeToRuns"})
+        await one.connect(RUNS)
         await one.settled()
         store = one.store
         other = Setting(store=store)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from tests.doubles import FakeGrant, RecordingOutlet, of_type
+from tests.doubles import FakeGrant, of_type
 from tests.realtime.hub.setting import protocol_line, setting
 from tests.realtime.serving import until
 from tests.realtime.watching import turns
+
+GRANTS = FakeGrant(tags=frozenset("a")), FakeGrant(tags=frozenset("b"))
+"""Of the first token and of the next: the run's tag, and another."""
 
 
 async def test_a_fresh_token_is_held_against_the_run_as_soon_as_the_store_can_be_read() -> None:
@@ -15,16 +18,8 @@ async def test_a_fresh_token_is_held_against_the_run_as_soon_as_the_store_can_be
     """
     async with setting() as s:
         s.store.create("r", tags=["a"])
-        grants = [FakeGrant(tags=frozenset("b")), FakeGrant(tags=frozenset("a"))]
-
-        async def authenticate(token: str | None) -> FakeGrant:
-            return grants.pop()
-
-        outlet = RecordingOutlet()
-        connection = s.hub.connect(outlet, authenticate)
-        await connection.open(None)
-        await connection.received(protocol_line({"type": "subscribeToRun", "runId": "r", "id": 1}))
-        await until(lambda: "live" in outlet.types(), "live")
+        outlet = await s.connect({"type": "subscribeToRun", "runId": "r"}, grants=GRANTS)
+        (connection,) = s.hub.connections
         s.store.away = True
         await connection.received(protocol_line({"type": "authenticate", "token": "another"}))
         await until(lambda: "authenticated" in outlet.types())
@@ -43,14 +38,8 @@ async def test_history_that_waits_its_turn_is_shown_under_the_token_of_that_mome
     """
     async with setting() as s:
         s.store.create("r", tags=["a"])
-        grants = [FakeGrant(tags=frozenset("b")), FakeGrant(tags=frozenset("a"))]
-
-        async def authenticate(token: str | None) -> FakeGrant:
-            return grants.pop()
-
-        outlet = RecordingOutlet()
-        connection = s.hub.connect(outlet, authenticate)
-        await connection.open(None)
+        outlet = await s.connect(grants=GRANTS)
+        (connection,) = s.hub.connections
         await until(lambda: "welcome" in outlet.types())
         outlet.writable = False
         for id in (1, 2):
