@@ -4,7 +4,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Runstream, RunstreamError } from "../src/index.js";
-import { aRun, aWorld, settled } from "./builders.js";
+import { aRun } from "./builders.js";
+import { aWorld, settled } from "./world.js";
 
 test("a call that is never answered ends as a lost connection", async () => {
   const world = aWorld({

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { aChange, aRun, aSnapshot, aWorld, live, settled, theEnd, welcome } from "./builders.js";
+import { aChange, aRun, aSnapshot, live, theEnd, welcome } from "./builders.js";
+import { aWorld, settled } from "./world.js";
 import { taken } from "./taking.js";
 
 test("a lost connection is gone on from, and what is repeated is dropped", async () => {

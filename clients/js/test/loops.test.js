@@ -4,7 +4,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { RunstreamError } from "../src/index.js";
-import { aChange, anEnter, aRun, aSnapshot, aWorld, live, settled, theEnd, welcome } from "./builders.js";
+import { aChange, anEnter, aRun, aSnapshot, live, theEnd, welcome } from "./builders.js";
+import { aWorld, settled } from "./world.js";
 import { taken } from "./taking.js";
 
 test("a loop gives each version once and in order, and is over when the stream is", async () => {

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { aChange, anEnter, aRun, aWorld, live, settled, theEnd } from "./builders.js";
+import { aChange, anEnter, aRun, live, theEnd } from "./builders.js";
+import { aWorld, settled } from "./world.js";
 import { inShort, taken } from "./taking.js";
 
 test("a change of a run that is not held is read once, and comes in order", async () => {

@@ -28,7 +28,8 @@ const { renderToString } = await import("react-dom/server");
 const { RunstreamProvider, useBatch, useConnection, useJobRun, useRun, useRuns, useRunsWithTag } = await import(
   "../react/index.js"
 );
-const { aBatch, aChange, aRun, aSnapshot, aWorld, live } = await import("./builders.js");
+const { aBatch, aChange, aRun, aSnapshot, live } = await import("./builders.js");
+const { aWorld } = await import("./world.js");
 
 /** @type {any} */
 const page = window.document;

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { aChange, anEnter, aRun, aSnapshot, aWorld, live, settled, theEnd } from "./builders.js";
+import { aChange, anEnter, aRun, aSnapshot, live, theEnd } from "./builders.js";
+import { aWorld, settled } from "./world.js";
 import { inShort, taken } from "./taking.js";
 
 test("runs that a new snapshot does not have are gone when it is there", async () => {

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { AT, aBatch, aChange, anEnter, aRun, aSnapshot, aWorld, live, theEnd } from "./builders.js";
+import { AT, aBatch, aChange, anEnter, aRun, aSnapshot, live, theEnd } from "./builders.js";
+import { aWorld } from "./world.js";
 
 test("a store calls at once and after each change, and its value is the same until then", () => {
   const world = aWorld();

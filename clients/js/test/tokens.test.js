@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { aRun, aSnapshot, aWorld, live, settled, theEnd, welcome } from "./builders.js";
+import { aRun, aSnapshot, live, theEnd, welcome } from "./builders.js";
+import { aWorld, settled } from "./world.js";
 import { taken } from "./taking.js";
 
 test("a token provider is asked before the token ends, and when it is refused", async () => {

@@ -7,7 +7,8 @@ import { test } from "node:test";
 import { read, write } from "../src/protocol.js";
 import { Session } from "../src/session.js";
 import { Stream } from "../src/stream.js";
-import { aWorld, welcome } from "./builders.js";
+import { welcome } from "./builders.js";
+import { aWorld } from "./world.js";
 
 /** @param {string} name @returns {{name: string, message: any, why: string}[]} */
 const golden = (name) => JSON.parse(readFileSync(new URL(`../../../tests/wire/${name}.json`, import.meta.url), "utf8"));

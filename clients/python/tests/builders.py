@@ -6,6 +6,8 @@ from typing import Any
 
 AT = "2026-03-01T12:00:00.000000Z"
 RUN = "run_1"
+RUN_PATH = f"/v1/runs/{RUN}"
+"""Where that one is found."""
 
 
 def a_run(run_id: str = RUN, version: int = 1, **fields: Any) -> dict[str, Any]:

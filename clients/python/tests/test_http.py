@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from clients.python.tests.builders import a_run
+from clients.python.tests.builders import RUN_PATH, a_run
 from clients.python.tests.conftest import QUICK
 from clients.python.tests.scripted import Answer, Asked, ScriptedServer, problem
 from runstream import (
@@ -33,8 +33,6 @@ from runstream import (
     http,
 )
 from runstream.timing import seconds_to_wait
-
-RUN = "/v1/runs/run_1"
 
 
 @pytest.fixture(autouse=True)
@@ -63,14 +61,14 @@ def _no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_each_refusal_is_raised_as_its_kind(
     server: ScriptedServer, client: Runstream, answer: Answer, error: type[Exception]
 ) -> None:
-    server.on("GET", RUN, answer)
+    server.on("GET", RUN_PATH, answer)
     with pytest.raises(error) as caught:
         await client.runs.get("run_1")
     assert type(caught.value) is error
 
 
 async def test_errors_carry_their_facts(server: ScriptedServer, client: Runstream) -> None:
-    server.on("PATCH", RUN, problem(409, "conflict", "no way back", run=a_run(version=7)))
+    server.on("PATCH", RUN_PATH, problem(409, "conflict", "no way back", run=a_run(version=7)))
     with pytest.raises(Conflict, match="no way back") as conflict:
         await client.runs.update("run_1", status=RunStatus.QUEUED)
     assert conflict.value.run is not None
@@ -82,7 +80,7 @@ async def test_errors_carry_their_facts(server: ScriptedServer, client: Runstrea
         await client.trigger("x")
     assert unprocessable.value.errors == (FieldError("tags[0]", "too long"),)
 
-    server.on("GET", RUN, problem(429, "too_many_requests", retry_after=70))
+    server.on("GET", RUN_PATH, problem(429, "too_many_requests", retry_after=70))
     with pytest.raises(TooManyRequests) as limited:
         await client.runs.get("run_1")
     assert limited.value.retry_after == 70
@@ -90,7 +88,7 @@ async def test_errors_carry_their_facts(server: ScriptedServer, client: Runstrea
 
 async def test_a_read_is_tried_again(server: ScriptedServer, client: Runstream) -> None:
     cut, busy = Answer(cut=True), problem(503, "unavailable")
-    server.on_each("GET", RUN, cut, busy, Answer(200, a_run()))
+    server.on_each("GET", RUN_PATH, cut, busy, Answer(200, a_run()))
     assert (await client.runs.get("run_1")).version == 1
     assert len(server.asked) == 3
     assert "idempotency-key" not in server.asked[0].headers
@@ -112,12 +110,12 @@ async def test_a_command_is_tried_again_under_one_key(
 async def test_a_command_whose_answer_is_lost_says_so_with_its_key(
     server: ScriptedServer, client: Runstream
 ) -> None:
-    server.on("POST", f"{RUN}/cancel", Answer(cut=True))
+    server.on("POST", f"{RUN_PATH}/cancel", Answer(cut=True))
     with pytest.raises(OutcomeUnknown) as unknown:
         await client.runs.cancel("run_1")
     key = unknown.value.command_key
     assert key is not None
-    server.on("POST", f"{RUN}/cancel", Answer(200, a_run(status="CANCELED")))
+    server.on("POST", f"{RUN_PATH}/cancel", Answer(200, a_run(status="CANCELED")))
     assert (await client.runs.cancel("run_1", command_key=key)).is_canceled
     assert {asked.headers["idempotency-key"] for asked in server.asked} == {key}
 
@@ -126,7 +124,7 @@ async def test_one_refused_after_one_lost_is_unknown_too(
     server: ScriptedServer, client: Runstream
 ) -> None:
     """The first try may have been the one that worked."""
-    server.on_each("POST", f"{RUN}/cancel", Answer(cut=True), problem(503, "unavailable"))
+    server.on_each("POST", f"{RUN_PATH}/cancel", Answer(cut=True), problem(503, "unavailable"))
     with pytest.raises(OutcomeUnknown):
         await client.runs.cancel("run_1")
 
@@ -152,8 +150,8 @@ async def test_a_server_that_asks_for_patience_gets_it(
         busy = problem(status, code, retry_after=0.05)
         return busy if len(asked_at) == 1 else Answer(200, a_run())
 
-    server.on("GET", RUN, respond)
-    server.on("POST", f"{RUN}/cancel", respond)
+    server.on("GET", RUN_PATH, respond)
+    server.on("POST", f"{RUN_PATH}/cancel", respond)
     run = client.runs.get("run_1") if method == "GET" else client.runs.cancel("run_1")
     assert (await run).version == 1
     first, second = asked_at
@@ -168,7 +166,7 @@ async def test_a_read_that_is_never_answered_ends_as_a_lost_connection(
         return Answer(cut=True)
 
     never = asyncio.Event()
-    server.on("GET", RUN, respond)
+    server.on("GET", RUN_PATH, respond)
     async with Runstream(server.url, api_key="key-1", timeout_s=0.05, timing=QUICK) as client:
         with pytest.raises(ConnectionLost):
             await client.runs.get("run_1")
@@ -188,7 +186,7 @@ def test_patience_is_told_in_seconds_or_as_a_date() -> None:
 async def test_a_server_that_wants_long_patience_is_not_waited_for(
     server: ScriptedServer, client: Runstream
 ) -> None:
-    server.on("GET", RUN, problem(503, "unavailable", retry_after=3600))
+    server.on("GET", RUN_PATH, problem(503, "unavailable", retry_after=3600))
     with pytest.raises(Unavailable) as error:
         await client.runs.get("run_1")
     assert error.value.retry_after == 3600
@@ -227,7 +225,7 @@ async def test_a_refused_token_is_replaced_once(server: ScriptedServer) -> None:
         good = asked.headers["authorization"] == "Bearer new"
         return Answer(200, a_run()) if good else problem(401, "unauthorized")
 
-    server.on("GET", RUN, respond)
+    server.on("GET", RUN_PATH, respond)
     async with Runstream(server.url, token=provide, timing=QUICK) as client:
         assert (await client.runs.get("run_1")).version == 1
         assert (await client.runs.get("run_1")).version == 1

@@ -12,13 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.python.tests.builders import a_run
+from clients.python.tests.builders import RUN_PATH, a_run
 from clients.python.tests.scripted import Answer, Asked, ScriptedServer, problem, until
 from runstream import Operation, Runstream, Task, current_run, http, reporter
 from runstream.merging import whole
 from runstream.outbox import Outbox
-
-RUN = "/v1/runs/run_1"
 
 
 @dataclass
@@ -40,9 +38,9 @@ class Truth:
         self.created: dict[str, Any] | None = None
         self.keys: set[str] = set()
         server.on("POST", "/v1/runs", self.create)
-        server.on("POST", f"{RUN}/metadata", self.operate)
-        server.on("PATCH", RUN, self.update)
-        server.on("POST", f"{RUN}/heartbeat", Answer(200, {}))
+        server.on("POST", f"{RUN_PATH}/metadata", self.operate)
+        server.on("PATCH", RUN_PATH, self.update)
+        server.on("POST", f"{RUN_PATH}/heartbeat", Answer(200, {}))
 
     def create(self, asked: Asked) -> Answer:
         self.keys.add(asked.headers["idempotency-key"])
@@ -221,8 +219,8 @@ async def test_a_run_that_somebody_canceled_stays_canceled(
     server: ScriptedServer, client: Runstream, truth: Truth
 ) -> None:
     canceled = a_run(status="CANCELED")
-    server.on("POST", f"{RUN}/metadata", Answer(200, canceled))
-    server.on("PATCH", RUN, problem(409, "conflict", run=canceled))
+    server.on("POST", f"{RUN_PATH}/metadata", Answer(200, canceled))
+    server.on("PATCH", RUN_PATH, problem(409, "conflict", run=canceled))
     async with client.report(SEND, Request(7)) as run:
         run.metadata.set("a", 1)
         await until(lambda: run.status == "CANCELED")
@@ -232,7 +230,7 @@ async def test_heartbeats_are_sent_as_they_were_promised(
     server: ScriptedServer, client: Runstream, truth: Truth
 ) -> None:
     async with client.report(SEND, Request(7), heartbeat_timeout=1):
-        await server.has_been_asked(2, "POST", f"{RUN}/heartbeat")
+        await server.has_been_asked(2, "POST", f"{RUN_PATH}/heartbeat")
 
 
 async def test_a_run_that_was_claimed_is_reported_on(client: Runstream, truth: Truth) -> None:
@@ -255,7 +253,7 @@ async def test_an_output_that_the_server_refuses_fails_the_run(
             return problem(413, "payload_too_large", "the output is above 10 MB")
         return truth.update(asked)
 
-    server.on("PATCH", RUN, update)
+    server.on("PATCH", RUN_PATH, update)
     async with client.report(SEND, Request(7)) as run:
         run.output = {"total": 1}
     assert truth.fields["status"] == "FAILED"

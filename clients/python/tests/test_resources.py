@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from clients.python.tests.builders import AT, a_batch, a_run
+from clients.python.tests.builders import AT, RUN_PATH, a_batch, a_run
 from clients.python.tests.scripted import Answer, ScriptedServer
 from runstream import NewRun, NotFound, Operation, PlannedRun, Run, Runstream, Task
-
-RUN = "/v1/runs/run_1"
 
 JOB_RUN = {
     "id": "run_j",
@@ -39,15 +37,15 @@ Call = Callable[[Runstream], Awaitable[Any]]
 @pytest.mark.parametrize(
     "call, method, path, body, answer",
     [
-        (lambda c: c.runs.replay("run_1"), "POST", f"{RUN}/replay", None, a_run()),
-        (lambda c: c.runs.heartbeat("run_1"), "POST", f"{RUN}/heartbeat", None, {}),
-        (lambda c: c.runs.delete("run_1"), "DELETE", RUN, None, None),
+        (lambda c: c.runs.replay("run_1"), "POST", f"{RUN_PATH}/replay", None, a_run()),
+        (lambda c: c.runs.heartbeat("run_1"), "POST", f"{RUN_PATH}/heartbeat", None, {}),
+        (lambda c: c.runs.delete("run_1"), "DELETE", RUN_PATH, None, None),
         (
             lambda c: c.runs.metadata(
                 "run_1", [Operation("set", "a.b", 1), Operation("delete", "c")], target="root"
             ),
             "POST",
-            f"{RUN}/metadata",
+            f"{RUN_PATH}/metadata",
             {
                 "operations": [
                     {"op": "set", "path": "a.b", "value": 1},
@@ -134,7 +132,7 @@ Call = Callable[[Runstream], Awaitable[Any]]
         (
             lambda c: c.artifacts.list("run_1"),
             "GET",
-            f"{RUN}/artifacts",
+            f"{RUN_PATH}/artifacts",
             None,
             {"data": [ARTIFACT]},
         ),
@@ -246,7 +244,7 @@ async def test_a_timeline_has_the_changes_of_all_steps_and_the_steps_to_come(
 
 
 async def test_artifacts_are_bytes(server: ScriptedServer, client: Runstream) -> None:
-    server.on("POST", f"{RUN}/artifacts", Answer(201, ARTIFACT))
+    server.on("POST", f"{RUN_PATH}/artifacts", Answer(201, ARTIFACT))
     made = await client.artifacts.create("run_1", "a b", b"\x00\x01", content_type="text/x")
     assert made.name == "a b"
     asked = server.asked[0]

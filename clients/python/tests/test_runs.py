@@ -7,11 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pydantic
 import pytest
 
-from clients.python.tests.builders import AT, a_run
+from clients.python.tests.builders import AT, RUN_PATH, a_run
 from clients.python.tests.scripted import Answer, Asked, ScriptedServer, problem
 from runstream import Conflict, DecodeError, NewRun, Run, RunStatus, Runstream, RunUpdate, Task
-
-RUN = "/v1/runs/run_1"
 
 
 class Request(pydantic.BaseModel):
@@ -70,7 +68,7 @@ async def test_a_new_run_carries_all_that_was_said(
 async def test_a_run_is_read_with_the_types_of_its_task(
     server: ScriptedServer, client: Runstream
 ) -> None:
-    server.on("GET", RUN, Answer(200, a_run(output=9.5)))
+    server.on("GET", RUN_PATH, Answer(200, a_run(output=9.5)))
     run = await client.runs.get("run_1", task=SEND)
     assert (run.payload, run.output) == (Request(order_id=42), 9.5)
     with pytest.raises(DecodeError):
@@ -118,7 +116,7 @@ async def test_a_list_comes_in_pages_or_as_a_whole(
 
 
 async def test_an_update_tells_null_from_nothing(server: ScriptedServer, client: Runstream) -> None:
-    server.on("PATCH", RUN, Answer(200, a_run()))
+    server.on("PATCH", RUN_PATH, Answer(200, a_run()))
     await client.runs.update("run_1", output=None, if_version=3)
     assert server.asked[-1].body == {"output": None, "ifVersion": 3}
     await client.runs.update(
@@ -188,5 +186,5 @@ async def test_the_history_of_a_run_goes_on_by_version(
         data = [{"version": after + 1, "at": AT, "changed": {"status": "QUEUED"}}]
         return Answer(200, {"data": data, "next": after + 1 if after < 2 else None})
 
-    server.on("GET", f"{RUN}/changes", respond)
+    server.on("GET", f"{RUN_PATH}/changes", respond)
     assert [entry.version async for entry in client.runs.history("run_1", limit=1)] == [1, 2, 3]
