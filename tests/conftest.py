@@ -2,15 +2,17 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
 from tests import processes, servers
 from tests.processes import Server
+from tests.receiving import Receiver, receiving
 from tests.servers import Postgres, Valkey
 
 settings.register_profile("local", deadline=None, print_blob=True)
@@ -59,6 +61,13 @@ def valkey(valkey_server: Valkey) -> Iterator[Valkey]:
     valkey_server.ensure().flush()
     yield valkey_server
     valkey_server.ensure()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def receiver() -> AsyncIterator[Receiver]:
+    """Takes webhooks; for modules whose tests have one loop."""
+    async with receiving() as receiver:
+        yield receiver
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ from runstream import (
 from tests.e2e.points import POINTS, STEPS, Environment, Points, serve, work
 from tests.e2e.working import Step, WorkerProcess
 from tests.processes import API_KEY, Server, Spawned, make_folder
+from tests.receiving import Receiver, receiving
 from tests.servers import Postgres, Valkey
-from tests.store.receiving import Receiver, receiving
 
 LONG_S: Final = 100.0
 LEASE_S: Final = 1

@@ -27,6 +27,7 @@ from store.commands import CreateRun, Done, NewRun, Submission, UpdateRun
 from store.housekeeping import Housekeeping
 from store.model import Run, new_id
 from tests.doubles import FakeBroker, FakeGrant, FakeStore, RecordingOutlet, of_type
+from tests.e2e.clients import until
 from tests.faults import Cut, Proxy, Way
 from tests.processes import API_KEY, Server, make_folder
 
@@ -40,12 +41,6 @@ def shared_server() -> Iterator[Server]:
     args = ["--slow-consumer-s", "1", "--mailbox-bytes", "200000"]
     with Server(f"sqlite:///{folder}/runstream.db", args=args) as server:
         yield server
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class Told:

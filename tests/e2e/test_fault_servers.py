@@ -6,7 +6,7 @@ Each test says what of ours was taken out to see it fail.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 
 import httpx2
@@ -17,6 +17,7 @@ from store import RunStore, open_broker
 from store.commands import Submission, UpdateRun
 from store.engine import open_database
 from store.schema import new_epoch
+from tests.e2e.clients import client_of, until
 from tests.faults import client_kill, open_transaction, terminate_backends
 from tests.processes import API_KEY, Server
 from tests.servers import Postgres, Valkey
@@ -46,16 +47,6 @@ def pair(
     for server in servers:
         server.ensure()
     return servers
-
-
-def client_of(server: Server) -> Runstream:
-    return Runstream(server.url, api_key=API_KEY)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class Told:

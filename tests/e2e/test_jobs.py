@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.kills import serving
 from tests.processes import API_KEY, Server
-from tests.store.receiving import receiving
+from tests.receiving import receiving
 
 LONG_S = 240.0
 

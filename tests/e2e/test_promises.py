@@ -18,8 +18,9 @@ from runstream import (
     RunUpdate,
     Unavailable,
 )
+from tests.e2e.clients import client_of, until
 from tests.faults import Cut, Proxy
-from tests.processes import API_KEY, Server
+from tests.processes import Server
 from tests.servers import Valkey
 
 Versions = dict[str, list[int]]
@@ -45,17 +46,6 @@ class Follower:
             for id, seen in self.versions.items()
             if seen != list(range(seen[0], seen[0] + len(seen)))
         }
-
-
-async def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
-    """Waits for a condition; the bound is only there to end a test that fails."""
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def client_of(server: Server, url: str | None = None) -> Runstream:
-    return Runstream(url or server.url, api_key=API_KEY)
 
 
 @pytest.fixture

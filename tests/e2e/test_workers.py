@@ -12,22 +12,12 @@ from typing import Any
 import pytest
 
 from runstream import NewRun, Run, RunStatus, Runstream, Task, Worker, current_run, executes
+from tests.e2e.clients import client_of, until
 from tests.e2e.working import Step, WorkerProcess, a_worker
-from tests.processes import API_KEY, Server
+from tests.processes import Server
 
 LONG_S = 60.0
 STEPS = ["fetch", "build", "ship"]
-
-
-def client_of(server: Server) -> Runstream:
-    return Runstream(server.url, api_key=API_KEY)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Waits for a condition; the bound is only there to end a test that fails."""
-    async with asyncio.timeout(LONG_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from realtime.serve import Server, bind, run_server
 from realtime.settings import Settings
 from store.access import Access, SigningSecret
 from store.engine import open_database
+from tests.realtime.bearer import Bearer
 from tests.realtime.serving import Reader, Response
 
 KEY = "a-key-for-the-tests-0123456789"
@@ -125,26 +126,8 @@ class Serving:
             writer.close()
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(Bearer):
     """Somebody who calls the API."""
-
-    client: httpx2.AsyncClient
-    token: str | None
-
-    async def call(self, method: str, path: str, **how: Any) -> httpx2.Response:
-        headers = dict(how.pop("headers", {}))
-        if self.token is not None:
-            headers.setdefault("Authorization", f"Bearer {self.token}")
-        return await self.client.request(method, path, headers=headers, **how)
-
-    async def get(self, path: str, **how: Any) -> httpx2.Response:
-        return await self.call("GET", path, **how)
-
-    async def post(self, path: str, json: Any = None, **how: Any) -> httpx2.Response:
-        if json is not None:
-            how["json"] = json
-        return await self.call("POST", path, **how)
 
     async def made(self, path: str, json: Any = None, **how: Any) -> Any:
         """What the POST has made."""

@@ -21,10 +21,7 @@ from store.tables.webhooks import deliveries as delivery_rows
 from store.tables.webhooks import webhook_cursors
 from store.webhooks import AddressPolicy, ChangedEndpoint, Delivery, Endpoint, NewEndpoint, Webhooks
 from store.webhooks.values import State
-from tests.store.asking import create, delete, until
-from tests.store.jobs.jobbing import a_job, begin, move, now
-from tests.store.opening import opened, url_of
-from tests.store.receiving import (
+from tests.receiving import (
     Behave,
     Endless,
     Receiver,
@@ -32,9 +29,11 @@ from tests.store.receiving import (
     hang,
     in_turn,
     nonsense,
-    receiving,
     reset,
 )  # fmt: skip
+from tests.store.asking import create, delete, until
+from tests.store.jobs.jobbing import a_job, begin, move, now
+from tests.store.opening import opened, url_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -50,12 +49,6 @@ async def _afterwards(shared_store: RunStore) -> AsyncIterator[None]:
     hooks = Webhooks(shared_store.database, LOCAL)
     for endpoint in (await hooks.list_endpoints("default", 1_000, None))[0]:
         await hooks.delete("default", endpoint.id)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as receiver:
-        yield receiver
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -12,37 +12,23 @@ import pytest
 
 from realtime.app import Runtime, create_app
 from realtime.settings import Settings
+from tests.realtime.bearer import Bearer
 
 KEY = "a-key-for-the-tests-0123456789"
 A_RUN = b'{"taskIdentifier": "send"}'
 """A body that makes one."""
 
 
-class Caller:
+class Caller(Bearer):
     """Somebody with a key or token, who calls the API."""
 
     def __init__(self, client: httpx2.AsyncClient, runtime: Runtime, token: str | None) -> None:
-        self.client = client
+        super().__init__(client, token)
         self.runtime = runtime
-        self.token = token
 
     def with_token(self, token: str | None) -> Caller:
         """Somebody else, who calls the same server."""
         return Caller(self.client, self.runtime, token)
-
-    async def call(self, method: str, path: str, **how: Any) -> httpx2.Response:
-        headers = dict(how.pop("headers", {}))
-        if self.token is not None:
-            headers.setdefault("Authorization", f"Bearer {self.token}")
-        return await self.client.request(method, path, headers=headers, **how)
-
-    async def get(self, path: str, **how: Any) -> httpx2.Response:
-        return await self.call("GET", path, **how)
-
-    async def post(self, path: str, json: Any = None, **how: Any) -> httpx2.Response:
-        if json is not None:
-            how["json"] = json
-        return await self.call("POST", path, **how)
 
     async def patch(self, path: str, json: Any, **how: Any) -> httpx2.Response:
         return await self.call("PATCH", path, json=json, **how)

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from store.model import new_id
 from tests.realtime.api.calling import Caller, assert_problem
-from tests.store.receiving import Receiver, answering, in_turn, receiving
+from tests.receiving import Receiver, answering, in_turn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as receiver:
-        yield receiver
 
 
 async def a_webhook(api: Caller, receiver: Receiver, **fields: Any) -> dict[str, Any]:
