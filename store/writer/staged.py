@@ -22,7 +22,8 @@ from store.lifecycle import beats, due
 from store.model import Change, Run, RunStatus
 from store.rows import insert_runs, update_runs
 from store.tables import answers, batches, heartbeats, idempotency_keys, run_tags, runs, used_tokens
-from store.writer.held import Held, RunKey
+from store.writer.held import Held
+from store.writer.taken import RunKey
 
 Outcomes = list[Done | StoreError]
 
@@ -181,7 +182,7 @@ class Staged:
 
     def _settle_keys(self) -> None:
         """Makes the rows of keys and one-time tokens say what came of those who named them."""
-        rows, owners = self._held.key_rows, self._held.key_owner
+        rows, owners = self._held.taken.key_rows, self._held.taken.key_owner
         moved = [(key, owners[key]) for key in rows if owners.get(key, rows[key]) != rows[key]]
         if moved:
             # The one for which it was taken was refused, or deleted, and another has it now.
@@ -205,7 +206,7 @@ class Staged:
         free -= owners.keys()
         if free:
             self._delete_keys(free)
-        own, used = self._held.own_tokens, self._held.token_use
+        own, used = self._held.taken.own_tokens, self._held.taken.token_use
         other = [(token, used[token]) for token in own if used.get(token, own[token]) != own[token]]
         if other:
             self._connection.execute(
@@ -258,14 +259,14 @@ class Staged:
             {"b_project": one.project, "b_key": one.key, "b_outcomes": answer_codec.encode(result)}
             for one, result in zip(submissions, outcomes, strict=True)
             if one.key is not None
-            and (one.project, one.key) not in self._held.answers
+            and (one.project, one.key) not in self._held.taken.answers
             and not isinstance(result, StoreError)
         ]
         dropped = [
             (one.project, one.key)
             for one, result in zip(submissions, outcomes, strict=True)
             if one.key is not None
-            and (one.project, one.key) not in self._held.answers
+            and (one.project, one.key) not in self._held.taken.answers
             and isinstance(result, StoreError)
         ]
         if kept:

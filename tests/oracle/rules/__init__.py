@@ -422,7 +422,7 @@ RULES: Final[dict[str, Rule]] = {
         "Sealing a batch is a change in the log.",
         (
             Edit(
-                "store/writer/group.py",
+                "store/writer/applying.py",
                 "            self._staged.changes.append(seal)\n"
                 "            self._staged.hints.append(Hint(seal, None))\n",
                 "",

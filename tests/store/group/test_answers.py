@@ -73,7 +73,7 @@ async def test_two_at_once_under_one_key_are_one_in_one_server_and_in_two(
     open_store: OpenStore,
 ) -> None:
     """Taken out: `again` in `Writer._take`; two in one group were both carried out. And the
-    insert in `claim_answers`; two servers were."""
+    insert in `take_answers`; two servers were."""
     stores = [await open_store(), await open_store()]
     # Whatever is in flight first, so that the rest are taken together.
     before = [create(store, task_identifier="other") for store in stores for _ in range(2)]
