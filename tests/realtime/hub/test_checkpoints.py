@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from realtime.session import SessionSettings
-from store.model import Cursor
+from store.errors import Unavailable
+from store.model import Cursor, LogPage
 from tests.doubles import of_type
 from tests.realtime.hub.setting import RUNS, protocol_line, setting
 from tests.realtime.serving import until
@@ -31,18 +36,25 @@ async def test_no_cursor_takes_a_stream_to_before_its_own_live() -> None:
         assert Cursor.decode(of_type(said, "checkpoint")[before]["cursor"]).horizon.covers(joined)
 
 
-async def test_who_has_joined_just_before_the_store_went_away_is_told_that_it_lives() -> None:
+async def test_who_has_joined_just_before_the_store_went_away_is_told_that_it_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A heartbeat takes a cursor, and there is none yet that is not before its `live`."""
+
+    async def away(*_: Any, **__: Any) -> LogPage:
+        raise Unavailable("away")
+
     async with setting(session=SessionSettings(heartbeat_s=0.05, checkpoint_s=1e6)) as s:
         s.store.create("r")
         await s.connect(RUNS)
         await s.settled()
         s.store.write(lambda tx: tx.create("later"), publish=False)
+        # Its snapshot is the last that is read.
+        monkeypatch.setattr(s.store, "read_log", away)
         outlet = await s.connect(RUNS)
-        s.store.away = True
         await until(lambda: outlet.types().count("stale") > 2)
         assert "heartbeat" not in outlet.types()
-        s.store.away = False
+        monkeypatch.undo()
         await until(lambda: "heartbeat" in outlet.types())
 
 
