@@ -82,7 +82,8 @@ class Rejoin(NamedTuple):
 
 
 class Recheck(NamedTuple):
-    """The token is another one: see whether it covers the subscription's run."""
+    """See whether the token covers the subscription's run as it stands, and how far its batch is:
+    the token is another one, or was when the run changed."""
 
     subscription: Member
 
@@ -257,12 +258,18 @@ class Session:
         if not grant.allows(old.selection):
             return self.end(subscription, EndReason.FORBIDDEN)
         subscription.stand_alone()
+        # Nothing that only the new one lets be seen takes a place before `authenticated`.
+        self.mailbox.part(subscription.id)
         subscription.wish = Wish(old.selection, grant, skip=old.skip, stop=old.stop)
         self._wishes = None
-        if old.grant.skip != grant.skip:
+        # Of a job run's children a token may cover some; all else it covers whole or not at all.
+        sees_others = old.selection.job_run_id is not None and old.grant.sight != grant.sight
+        if old.grant.skip != grant.skip or sees_others:
             return self.reset(subscription, ResetReason.TOKEN)
-        # Whether it covers one run can depend on the run's tags, which only the store knows.
-        return [Recheck(subscription)] if old.is_about_one else []
+        # Whether it covers one run can depend on the run's tags, which only the store knows; and
+        # that of a batch may now be told how far it is.
+        is_about_one = old.is_about_one or old.selection.batch_id is not None
+        return [Recheck(subscription)] if is_about_one else []
 
     def _subscribe(self, asked: Subscribe, now: Moment) -> list[Effect]:
         assert self.grant is not None

@@ -172,6 +172,14 @@ class Verdict(NamedTuple):
     """The stream will be over once the tail has passed: a job run's own row is."""
     lost: bool = False
     """It would enter, but was deleted meanwhile, and can't be shown whole any more."""
+    unsure: bool = False
+    """The token of now covers none of these states of the one run. It may cover the run as it
+    stands, if it is a newer one; the store knows."""
+
+    @property
+    def is_for_each(self) -> bool:
+        """Whether more comes of it than what is said, for each who is told."""
+        return bool(self.end or self.over or self.lost or self.unsure)
 
 
 NOTHING: Final = Verdict(None)
@@ -231,10 +239,10 @@ def _judge_one(
     if fits[-1]:
         return Verdict(Kind.ENTER, changes, end=completed)
     # It has no filter: what does not fit is gone, or no longer this token's to see.
-    end = EndReason.DELETED if group.deleted else EndReason.FORBIDDEN
     if any(fits):
+        end = EndReason.DELETED if group.deleted else EndReason.FORBIDDEN
         return Verdict(Kind.LEAVE, changes, _known(wish, group.run, facets, fits), end=end)
-    return Verdict(None, end=end)
+    return Verdict(None, end=EndReason.DELETED) if group.deleted else Verdict(None, unsure=True)
 
 
 def _known(wish: Wish, run: Run, facets: list[Facet | None], fits: list[bool]) -> RunStatus | None:

@@ -22,6 +22,7 @@ from realtime.session import (
     Leave,
     Member,
     Moment,
+    Recheck,
     Rejoin,
     Session,
     SessionSettings,
@@ -245,8 +246,8 @@ class Connection:
                     self._close(effect)
                 case Authentication():
                     pass  # done by who read the message
-                case _:
-                    self._desk.recheck(self, effect.subscription)
+                case Recheck(member):
+                    self._desk.recheck(self, member)
 
     def say(self, decide: Callable[[], Sequence[Effect]]) -> None:
         """Lets the session decide something, and does it."""
@@ -410,6 +411,11 @@ class Connection:
 def connection_of(member: Member) -> Connection:
     """Whose mailbox it is: in the hub every mailbox belongs to a connection."""
     return cast("Connection", member.mailbox.owner)
+
+
+def look_again(member: Member) -> None:
+    """Has the store say whether the token covers the one run as it stands."""
+    connection_of(member).say(lambda: [Recheck(member)])
 
 
 def end(member: Member, reason: EndReason) -> None:

@@ -230,13 +230,18 @@ class Hub:
             )
 
     def recheck(self, connection: Connection, member: Member) -> None:
-        """A run's subscription has another token: does it cover the run?"""
-        project = self.projects.get(member.wish.selection.project)
-        if project is not None:
-            project.intern(member)
+        """Does its token cover the one run? How far is the batch?"""
+        selection = member.wish.selection
+        project = self.projects.get(selection.project)
+        if project is None:
+            return
+        project.intern(member)
+        if selection.batch_id is None:
             self._tasks.start(
                 self._recheck(connection, member), f"recheck of {member.id}", connection.broke
             )
+        elif member.is_live:
+            project.batches.follow(selection.batch_id)
 
     async def _recheck(self, connection: Connection, member: Member) -> None:
         wish = member.wish

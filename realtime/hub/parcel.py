@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from realtime import protocol
-from realtime.protocol import Fields, Kind
+from realtime.protocol import EndReason, Fields, Kind
 from realtime.subscription import Verdict, Wish, judge
 from store.model import Group, Run, RunStatus
 
@@ -60,7 +60,12 @@ class Parcel:
         if verdict.kind is Kind.ENTER and self._gone and "payload" not in wish.hidden:
             # It can't be shown whole any more, and its deletion is on the way.
             assert self.group.run is not None
-            return verdict._replace(kind=Kind.LEAVE, status=self.group.run.status, lost=True)
+            return verdict._replace(
+                kind=Kind.LEAVE,
+                status=self.group.run.status,
+                lost=True,
+                end=None if verdict.end is None else EndReason.DELETED,
+            )
         return verdict
 
     def lacks_payload(self, verdict: Verdict, wish: Wish) -> bool:

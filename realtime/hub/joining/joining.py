@@ -127,13 +127,17 @@ class Joining:
 
         Before its changes are read: if it is over by now, they hold its end.
         """
-        wish, target = self._member.wish, self._target
-        id = wish.selection.run_id or wish.selection.job_run_id
+        target, selection = self._target, self._member.wish.selection
+        id = selection.run_id or selection.job_run_id
         if id is None:
             return True
-        if wish.hash_going_on in cursor.wishes and covers_id(wish, id):
-            return True  # it was not over, so the log has whatever became of it
-        page = await self._shared.snapshots.one(id)
+        while True:
+            wish = self._member.wish
+            if wish.hash_going_on in cursor.wishes and covers_id(wish, id):
+                return True  # it was not over, so the log has whatever became of it
+            page = await self._shared.snapshots.one(id)
+            if self._member.wish is wish:
+                break  # the run is as it stood when this token was there already
         if not page.runs:
             target.is_missing = True  # deleted since, and then the log says so; or never there
             return True

@@ -61,14 +61,16 @@ class Showing:
     async def runs(self, runs: Sequence[Run]) -> int:
         """Puts whole runs on the socket; returns how many bytes they took."""
         while True:
-            # Under the token of this moment: of the one run that it does not cover the client
-            # must not be told afterwards, though the next token may cover it again.
-            if runs and not self._target.may_be_seen(runs[0]):
-                return 0
             wish = self._member.wish
             lines, total = self._snapshot(runs, wish)
             if await self._put(lines, wish):
                 return total
+
+    async def one(self, run: Run, wish: Wish) -> bool:
+        """Puts the one run on the socket. False, and nothing is put, if its token was replaced
+        before it was its turn."""
+        lines, _ = self._snapshot([run], wish)
+        return await self._put(lines, wish)
 
     def _snapshot(self, runs: Sequence[Run], wish: Wish) -> tuple[list[bytes], int]:
         member = self._member

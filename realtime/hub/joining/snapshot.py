@@ -79,6 +79,8 @@ class FromSnapshot:
             await self._same_epoch(epoch)
             member.join_horizon = horizon
             return horizon, False
+        if selection.run_id is not None:
+            return await self._show_one(selection.run_id)
         limit = member.limit if member.snapshot else 1
         page = await self._snapshots.page(selection, None, min(PAGE_RUNS, limit))
         await self._same_epoch(page.epoch)
@@ -94,7 +96,7 @@ class FromSnapshot:
         while True:
             count += len(page.runs)
             for run in page.runs:
-                if run.id in (selection.run_id, selection.job_run_id):
+                if run.id == selection.job_run_id:
                     met_job_run = True
                     target.note_end(run)
                 if not first.seen(run.last_xid):
@@ -118,6 +120,29 @@ class FromSnapshot:
             for run in found.runs:
                 target.note_end(run)
         return first, truncated
+
+    async def _show_one(self, run_id: str) -> tuple[Horizon, bool] | None:
+        """Of the run as it stood under the token of now: one that comes while it is read, or waits
+        its turn, may not cover what was read, and cover what has become of the run since."""
+        member, target = self._member, self._target
+        while True:
+            wish = member.wish
+            page = await self._snapshots.one(run_id)
+            await self._same_epoch(page.epoch)
+            if member.wish is not wish:
+                continue
+            if not target.is_there(page):
+                return None
+            run = page.runs[0]
+            if not member.snapshot or await self._showing.one(run, wish):
+                break
+        member.join_horizon = page.horizon
+        if self._project.ring is not None:
+            self._project.ring.saw(page.horizon)
+        target.note_end(run)
+        if not page.horizon.seen(run.last_xid):
+            member.shown[run.id] = run.version
+        return page.horizon, False
 
     async def _same_epoch(self, epoch: str) -> None:
         if epoch != self._project.order.epoch:

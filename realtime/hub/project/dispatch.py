@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from realtime.errors import MailboxFull
 from realtime.hub.cohorts import SMALLEST, Cohorts
-from realtime.hub.connection import connection_of, end
+from realtime.hub.connection import connection_of, end, look_again
 from realtime.hub.parcel import Item, Parcel
 from realtime.hub.services import Services
 from realtime.matching import Index
@@ -72,7 +72,7 @@ class Dispatch:
         for cohort, verdict in zip(audience.cohorts, verdicts, strict=True):
             if parcel.lacks_payload(verdict, cohort.wish):
                 return False
-            if verdict.end or verdict.over or verdict.lost:
+            if verdict.is_for_each:
                 # Some are over with it: what they are owed comes before their end. Or each has to
                 # remember for itself what it can't be shown.
                 self._cohorts.spread()
@@ -104,7 +104,7 @@ class Dispatch:
                     verdict = parcel.verdict(member.wish, left)
                 if parcel.lacks_payload(verdict, member.wish):
                     return False
-                if verdict.kind is not None or verdict.end or verdict.over:
+                if verdict.kind is not None or verdict.is_for_each:
                     verdicts.append((member, verdict))
             elif member.phase is Phase.JOINING:
                 joining.append(member)
@@ -132,6 +132,8 @@ class Dispatch:
             if verdict.lost:
                 member.lose(group.first.run_id)
                 self._remembers(member)
+            if verdict.unsure:
+                look_again(member)
             if verdict.end is not None:
                 end(member, verdict.end)
             elif verdict.over is not None:

@@ -279,8 +279,8 @@ RULES: Final[dict[str, Rule]] = {
         (
             Edit(
                 "realtime/hub/joining/showing.py",
-                "if runs and not self._target.may_be_seen(runs[0]):",
-                "if False:",
+                "            if self._member.wish is not wish:\n                return False\n",
+                "",
             ),
         ),
         shown_by="test_history_that_waits_its_turn_is_shown_under_the_token_of_that_moment",

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from realtime.hub import Hub, HubSettings
+from realtime.hub.connection import Connection
 from realtime.hub.measures import NoMeasures
+from realtime.subscription import Grant
 from tests.doubles import FakeBroker, FakeGrant, FakeStore, RecordingOutlet
 from tests.realtime.serving import until
 from tests.realtime.watching import turns
@@ -72,12 +74,12 @@ class Setting:
         self.hub = Hub(self.store, self.broker, settings=settings, measures=self.measures)
 
     async def connect(
-        self, *asked: dict[str, Any], live: bool = True, grants: Iterable[FakeGrant] = ()
+        self, *asked: dict[str, Any], live: bool = True, grants: Iterable[Grant] = ()
     ) -> RecordingOutlet:
         """A connection that has asked for these; its tokens give the grants, one after another."""
         given = iter(grants)
 
-        async def authenticate(token: str | None) -> FakeGrant:
+        async def authenticate(token: str | None) -> Grant:
             return next(given, FakeGrant())
 
         outlet = RecordingOutlet()
@@ -89,6 +91,14 @@ class Setting:
             await until(lambda: outlet.types().count("live") == len(asked), "live")
         return outlet
 
+    def connection(self, outlet: RecordingOutlet) -> Connection:
+        """The connection that writes to it."""
+        return next(each for each in self.hub.connections if each.outlet is outlet)
+
+    async def ask(self, outlet: RecordingOutlet, message: dict[str, Any]) -> None:
+        """Something more, of the connection that writes to it."""
+        await self.connection(outlet).received(protocol_line(message))
+
     def tail(self) -> None:
         self.hub.suspect(None, "test")
 
@@ -98,6 +108,27 @@ class Setting:
         while not all(member.is_settled for member in project.index):
             self.tail()
             await turns(5)
+
+
+class Held:
+    """The next read of that kind: it has seen what it sees, and returns when it is let go."""
+
+    def __init__(self, store: FakeStore, what: str) -> None:
+        self.reached = asyncio.Event()
+        self._store = store
+        self._what = what
+        self._go = asyncio.Event()
+        store.meanwhile = self._meanwhile
+
+    async def _meanwhile(self, read: str) -> None:
+        if read != self._what:
+            self._store.meanwhile = self._meanwhile
+            return
+        self.reached.set()
+        await self._go.wait()
+
+    def let_go(self) -> None:
+        self._go.set()
 
 
 def protocol_line(message: dict[str, Any]) -> bytes:
@@ -118,3 +149,4 @@ async def setting(**how: Any) -> AsyncIterator[Setting]:
 
 
 RUNS = {"type": "subscribeToRuns"}
+ANOTHER_TOKEN = {"type": "authenticate", "token": "another"}
