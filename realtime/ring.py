@@ -139,9 +139,9 @@ class Ring:
     # ---------------------------------------------------------------------------------- to a cursor
 
     def is_behind(self, horizon: Horizon) -> bool:
-        """Whether that has seen more than the hub's horizon: another process made it, which read
-        the log later; or it is of another history."""
-        return horizon.xmax > self._horizon.xmax
+        """Whether that has seen what the hub's horizon has not: another process made it, which
+        read the log later; or it is of another history."""
+        return not self._horizon.covers(horizon)
 
     def vouches_for(self, horizon: Horizon) -> bool:
         """Whether that is of this history."""
@@ -158,7 +158,7 @@ class Ring:
         caller's to compare.
         """
         seen = cursor.horizon
-        if not self._gone < seen.xmax <= self._horizon.xmax:
+        if seen.xmax <= self._gone or self.is_behind(seen):
             return None
         if not self.vouches_for(seen):
             return None  # perhaps of another history: that takes the log to tell

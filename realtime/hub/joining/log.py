@@ -63,7 +63,8 @@ class Log:
 
         def ask() -> Awaitable[tuple[LogPage, Horizon, Selection | None]]:
             wanted.setdefault(place, {}).setdefault(since, set()).add(run_id)
-            return project.services.flights.get(("log", project.project, place), read)
+            # Shared by those of this project as it is followed now: what is wanted is known here.
+            return project.services.flights.get(("log", self, place), read)
 
         return await self._reading.patiently(ask)
 

@@ -49,7 +49,7 @@ class Recent:
         """Has the ring learn whether the cursor is of this history; for all who wait, at once."""
         if ring.knows(since) or ring.is_behind(since):
             return
-        project, services = self._project, self._project.services
+        services = self._project.services
 
         async def read() -> None:
             wanted, self._wanted_witnesses = self._wanted_witnesses, set()
@@ -57,7 +57,7 @@ class Recent:
 
         def ask() -> Awaitable[None]:
             self._wanted_witnesses.add(since.xmax)
-            return services.flights.get(("witnesses", project.project), read)
+            return services.flights.get(("witnesses", self), read)
 
         await self._reading.patiently(ask)
 
@@ -79,7 +79,7 @@ class Recent:
 
         def ask() -> Awaitable[None]:
             wanted.setdefault(step, set()).add(since)
-            return project.services.flights.get(("beginning", project.project, step), read)
+            return project.services.flights.get(("beginning", self, step), read)
 
         await self._reading.patiently(ask)
 
@@ -94,6 +94,8 @@ class Recent:
                 # Retention, most likely: those for whom nothing was cut read the log themselves.
                 ring.give_up(since)
                 return
+            if project.ring is not ring:
+                return  # it is of a history that is over
             # What it brings and no hint has told yet is handed on, or it would be shown twice to
             # those who wait: out of the ring, and again when it comes.
             await project.order.found(page.groups)
