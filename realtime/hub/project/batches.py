@@ -92,7 +92,7 @@ class Batches:
         """The batch as it is, or None if there is none. Raises Unavailable."""
         # With those that others wait for: after a restart everybody asks at once.
         self._wanted.add(batch_id)
-        found = await self._services.flights.get(("batches", self._project), self._read)
+        found = await self._services.flights.get(("batches", self), self._read)
         return found.get(batch_id)
 
     async def _read(self) -> dict[str, Batch]:
@@ -102,6 +102,10 @@ class Batches:
     def is_followed(self, batch_id: str) -> bool:
         """Whether anybody follows it, live or not yet."""
         return bool(self._index.of_batch(batch_id))
+
+    def is_watched_by(self, watch: BatchWatch, batch_id: str) -> bool:
+        """Whether it is this one's to tell of the batch still."""
+        return self._watches.get(batch_id) is watch
 
     def live(self, batch_id: str) -> list[Member]:
         """Who follows it and is live."""
@@ -145,10 +149,7 @@ class Batches:
             if member.wish.stop:
                 end(member, EndReason.COMPLETED)
         # Whoever came after the statement had begun waits for the next one.
-        if all(
-            member.batch_shown is not None and not member.wish.stop
-            for member in self.live(batch_id)
-        ):
+        if set(self.live(batch_id)) <= set(members):
             self._marked.discard(batch_id)
         else:
             self._wake_tail()
@@ -195,8 +196,8 @@ class BatchWatch:
                 except Unavailable:
                     self._dirty = True
                 else:
-                    if batch is None:
-                        return
+                    if batch is None or not self._batches.is_watched_by(self, self._batch_id):
+                        return  # another one has read it since, later than this did
                     self._tell(batch)
                 await asyncio.sleep(INTERVAL_S)
         finally:
