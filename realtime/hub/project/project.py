@@ -80,8 +80,7 @@ class Project:
         else:
             self.index.add(member, member.wish.selection)
             self.connections[connection] = self.connections.get(connection, 0) + 1
-        if self.is_stale:
-            connection.session.mark_stale(True)
+        connection.session.mark_stale(self.is_stale)
         self._joins.start(connection, member)
 
     def remove(self, connection: Connection, member: Member) -> None:
@@ -117,8 +116,6 @@ class Project:
         batch_id = member.wish.selection.batch_id
         if batch_id is not None:
             self.batches.follow(batch_id)
-        if self.is_stale:
-            connection.session.mark_stale(True)
 
     def reset(self, member: Member, reason: ResetReason) -> None:
         """The stream starts again from a snapshot."""
