@@ -23,6 +23,7 @@ from realtime.hub.packing import Packing
 from realtime.limits import TooMany
 from realtime.outlets import TaskOutlet
 from realtime.protocol import AnySubscribe, CloseCode, EndReason, ErrorCode
+from realtime.session import NO_CURSOR
 from realtime.subscription import Grant
 from store.errors import StoreError
 
@@ -262,15 +263,19 @@ class _SseOutlet(TaskOutlet):
         id = ""
         before = b""
         if type_ in ("live", "checkpoint", "heartbeat"):
-            id = msgspec.json.decode(line)["cursor"]
+            cursor = msgspec.json.decode(line)["cursor"]
+            # While nothing is live there is no place to come back to but the one before.
+            id = "" if cursor == NO_CURSOR else cursor
         if type_ == "heartbeat":
-            if id == self._last_id:
+            if not id or id == self._last_id:
                 return b": heartbeat\n\n"
             before = b": heartbeat\n\n"
         if type_ == "end":
             reason = EndReason(msgspec.json.decode(line)["reason"])
             id = f"{ENDED}{reason}" if reason.is_final else ""
             self._ended = True
+        if type_ == "error":
+            self._ended = True  # it was refused as it started again: nothing more will come
         if type_ == "reconnect":
             before = b"retry: %d\n" % msgspec.json.decode(line)["afterMs"]
         self._last_id = id or self._last_id

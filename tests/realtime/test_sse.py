@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from realtime.hub import HubSettings
 from realtime.session import SessionSettings
-from store.model import RunStatus
+from store.errors import Unavailable
+from store.model import RunStatus, SnapshotPage
 from tests.doubles import FakeGrant
-from tests.realtime.serving import Serving, serving, until, with_tokens
+from tests.realtime.hub.setting import Held
+from tests.realtime.serving import Response, Serving, serving, until, with_tokens
 
 
 @pytest.fixture(params=["realtime.frames:HttpProtocol", "h11"], ids=["ours", "plain ASGI"])
@@ -128,6 +131,86 @@ async def test_checkpoints_carry_an_id_and_silence_is_broken_by_comments(gateway
         assert event["id"]
         async with await gateway.get("/v1/realtime/runs", {"Last-Event-ID": event["id"]}) as again:
             assert (await again.until("live"))["resumed"] is True
+
+
+async def after_two_heartbeats(response: Response, last_id: str = "") -> dict[str, str]:
+    """With what a browser comes back whose connection breaks then."""
+    beats = 0
+    while beats < 2:
+        event = await response.event()
+        last_id = event.get("id") or last_id
+        beats += "" in event
+    return {"Last-Event-ID": last_id} if last_id else {}
+
+
+async def test_a_heartbeat_of_a_stream_that_starts_again_takes_no_cursor_away(
+    gateway: Serving,
+) -> None:
+    """Nothing is live, and there is no cursor that it could carry. A browser that comes back with
+    something else is refused, and does not try again.
+
+    Taken out: no id for `NO_CURSOR`; 400.
+    """
+    gateway.store.create("run_1", tags=("a",))
+    path = "/v1/realtime/runs?tag=a"
+    async with await gateway.get(path) as response:
+        cursor = (await response.until("live"))["_id"]
+        snapshot = Held(gateway.store, "snapshot")
+        gateway.store.epoch = "e2"
+        gateway.hub.suspect(None, "test")
+        await response.until("reset")
+        headers = await after_two_heartbeats(response, cursor)
+    snapshot.let_go()
+    async with await gateway.get(path, headers) as again:
+        assert again.status == 200
+    assert headers == {"Last-Event-ID": cursor}
+
+
+async def test_a_heartbeat_between_the_pages_of_a_snapshot_has_no_id(gateway: Serving) -> None:
+    """A browser that comes back then has seen nothing that could be gone on from.
+
+    Taken out: no id for `NO_CURSOR`; 400.
+    """
+    gateway.store.create("run_1")
+    gateway.store.create("run_2")
+    gateway.store.pages_of = 1
+    path = "/v1/realtime/runs"
+    first = Held(gateway.store, "snapshot")
+    asking = asyncio.create_task(gateway.get(path))
+    await first.reached.wait()
+    second = Held(gateway.store, "snapshot")
+    first.let_go()
+    async with await asking as response:
+        await response.until("snapshot")
+        headers = await after_two_heartbeats(response)
+    second.let_go()
+    async with await gateway.get(path, headers) as again:
+        assert again.status == 200
+
+
+async def test_a_stream_that_is_refused_after_it_has_begun_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has one subscription, which is over. A browser comes back when it ends, and never if it
+    stays open for the sake of heartbeats.
+
+    Taken out: the end after an error; a heartbeat came.
+    """
+
+    async def away(*_: Any, **__: Any) -> SnapshotPage:
+        raise Unavailable("away")
+
+    settings = HubSettings(tail_s=0.05, join_s=0.2, session=SessionSettings(heartbeat_s=0.3))
+    async with serving(settings=settings) as gateway:
+        gateway.store.create("run_1")
+        async with await gateway.get("/v1/realtime/runs/run_1") as response:
+            await response.until("live")
+            monkeypatch.setattr(gateway.store, "snapshot", away)
+            gateway.store.epoch = "e2"
+            gateway.hub.suspect(None, "test")
+            assert (await response.until("error"))["code"] == "unavailable"
+            assert not await response.chunk()
+            assert response.over
 
 
 async def test_a_store_that_is_away_is_said_before_the_stream_begins() -> None:
