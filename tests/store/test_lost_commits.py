@@ -9,11 +9,13 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
+from sqlalchemy.engine import Connection
 
 from store import writer
 from store.broker import Hint
-from store.commands import CreateBatch, Submission
+from store.commands import CreateBatch, MutateMetadata, Submission
 from store.errors import OutcomeUnknown, Unavailable
+from store.metadata import MetadataOp, MetadataOperation
 from store.model import RunQuery, new_id
 from store.runs import RunStore
 from store.writer import group
@@ -184,3 +186,53 @@ async def test_another_transaction_under_the_same_id_is_not_taken_for_ours(
     assert await under_test._outcome(Committed([], [Hint(lost, None)], change.xid)) == "aborted"
     # An id that was never given out, or is forgotten.
     assert await under_test._outcome(Committed([], [], change.xid + 1_000_000)) == "aborted"
+
+
+async def test_a_commit_that_is_under_way_is_waited_for(
+    own_postgres: str, open_any: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may wait for a disk or a standby after its connection is lost. On a server where few
+    write it is the newest transaction, which no snapshot knows of.
+
+    Taken out: `pg_xact_status` asked of every id, and not only of those below a snapshot's xmax;
+    it was taken for aborted, done once more, and the metadata counted two.
+    """
+    store = await open_any(own_postgres)
+    run = await create(store, metadata={"n": 0})
+    database: Any = store.database
+    asked = asyncio.Event()
+    late: list[asyncio.Task[None]] = []
+
+    async def lost(work: Callable[[Connection], Committed]) -> Any:
+        monkeypatch.undo()
+        monkeypatch.setattr("store.writer._outcome_of", looked)
+        carried_out = asyncio.Event()
+
+        async def commits_late() -> None:
+            async with database._write_engine.connect() as connection:
+                await connection.run_sync(work)
+                carried_out.set()
+                await asked.wait()
+                await connection.commit()
+
+        late.append(asyncio.create_task(commits_late()))
+        await carried_out.wait()
+        raise OutcomeUnknown("the connection was lost")
+
+    outcome_of = writer._outcome_of
+
+    def looked(connection: Connection, xid: int) -> str | None:
+        outcome = outcome_of(connection, xid)
+        asked.set()
+        return outcome
+
+    monkeypatch.setattr(database, "write", lost)
+    counted = MutateMetadata(
+        project=PROJECT,
+        run_id=run.id,
+        operations=(MetadataOperation(op=MetadataOp.INCREMENT, path="n", value=1),),
+    )
+    assert (await one(store, counted)).run is not None
+    await asyncio.gather(*late)
+    now = await store.get_run(PROJECT, run.id)
+    assert (now.version, now.metadata) == (2, {"n": 1})
