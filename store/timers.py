@@ -115,11 +115,12 @@ def beat(
     attempt: then somebody else has it, or nobody any more. Without an attempt, for a run that
     promised none, or is not executing, it means nothing.
     """
-    row = connection.execute(
-        sa.select(
-            runs.c.status, runs.c.attempt, runs.c.heartbeat_timeout, runs.c.lease_s
-        ).where(runs.c.id == run_id, runs.c.project == project)
-    ).one_or_none()  # fmt: skip
+    columns = (runs.c.status, runs.c.attempt, runs.c.heartbeat_timeout, runs.c.lease_s)
+    asked = sa.select(*columns).where(runs.c.id == run_id, runs.c.project == project)
+    if connection.dialect.name == "postgresql":
+        # Else it might be given to another worker meanwhile, whose lease would become this one's.
+        asked = asked.with_for_update(read=True)
+    row = connection.execute(asked).one_or_none()
     if row is None:
         raise NotFound("run", run_id)
     if attempt is not None and (row.attempt, row.status) != (attempt, RunStatus.EXECUTING):
