@@ -89,8 +89,11 @@ def plan(connection: Connection, project: str) -> Planned | None:
         if cursor.after is None and cursor.horizon == at.horizon and cursor.epoch == at.epoch:
             return None
         return Planned(_moved(cursor, at.epoch, at.horizon), [])
+    # Without its witness: the cursor goes wherever the log goes, and a project in which nothing
+    # happens keeps one whose witness, some other project's change, is cut.
+    since = msgspec.structs.replace(cursor.horizon, witness=0)
     try:
-        changes.check_continues(connection, cursor.horizon, cursor.epoch, at)
+        changes.check_continues(connection, since, cursor.epoch, at)
     except CannotContinue as error:
         return Planned(_moved(cursor, at.epoch, at.horizon), [], error.reason)
     found = changes.read(
@@ -175,13 +178,14 @@ class _Page:
         self._epoch = epoch
         self._at = changes.database_time(connection)
         self.rows: list[dict[str, Any]] = []
-        self.batches: dict[str, Group] = {}
+        self.batches: dict[str, list[Group]] = {}
+        """The groups that may have completed each of them."""
 
     def tell(self, group: Group) -> None:
         """Makes the deliveries of one run's changes."""
         batch_id = may_complete_batch(group)
         if batch_id is not None:
-            self.batches[batch_id] = group
+            self.batches.setdefault(batch_id, []).append(group)
         for one in told(group):
             assert group.run is not None
             self._tell_change(one, group, group.run)
@@ -278,9 +282,9 @@ class _Page:
             return
         if body["completedAt"] is None:
             return
-        last = self.batches[batch_id].last
+        found = [group.last for group in self.batches[batch_id]]
         for endpoint in wanted:
-            if not endpoint.saw(last, self._epoch):
+            if not all(endpoint.saw(change, self._epoch) for change in found):
                 text = body_of(BATCH_COMPLETED, datetime.fromisoformat(body["completedAt"]), body)
                 self._deliver(endpoint, BATCH_COMPLETED, f"{batch_id}:completed", text)
 
