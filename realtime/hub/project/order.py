@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -14,6 +15,8 @@ from store.broker import Hint
 from store.errors import CannotContinue, Unavailable
 from store.lifecycle import is_final
 from store.model import Change, ChangeKind, Group, Horizon, Selection
+
+log = logging.getLogger(__name__)
 
 HELD_HINTS: Final = 1_000
 """How many hints of one run wait while it is fetched."""
@@ -202,7 +205,9 @@ class Order:
                 self._lacking.difference_update(ids)
                 try:
                     loaded = await self._services.payloads.load(self._project, ids)
-                except Unavailable:
+                except Exception as error:
+                    if not isinstance(error, Unavailable):
+                        log.exception("payloads could not be read")
                     # The tail tries again and again, and comes with what it finds.
                     if life == self._life:
                         for id in ids:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+import pytest
 
 from store.model import RunStatus
 from tests.doubles import of_type
@@ -72,3 +75,29 @@ async def test_of_a_run_that_was_deleted_before_it_could_enter_no_change_is_show
         told = of_type(outlet.said(), "change")
         assert {message["kind"] for message in told} == {"leave"}
         assert told[-1]["run"]["version"] == 5
+
+
+async def test_a_read_of_payloads_that_fails_holds_up_no_hint_for_good(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What waited is told by the tail; every later hint of the run waited with it, for ever.
+
+    Taken out: that any failure lets go of what waits; `later` came only when the tail was woken.
+    """
+    async with setting(payload_cache_bytes=0) as s:
+        s.store.create("r")
+        outlet = await s.connect(RUNS | {"statuses": ["EXECUTING"]})
+        await s.settled()
+        payloads = s.hub._services.payloads
+
+        async def fails(*_: Any) -> dict[str, Any]:
+            monkeypatch.undo()
+            raise RuntimeError("canceling statement due to user request")
+
+        monkeypatch.setattr(payloads, "_read", fails)
+        s.store.update("r", status=RunStatus.EXECUTING)
+        await until(lambda: "change" in outlet.types(), "the tail tells of it")
+        await s.settled()
+        s.store.update("r", metadata={"n": "later"})
+        await until(lambda: outlet.types().count("change") == 2, "later")
+    assert "payloads could not be read" in caplog.text
