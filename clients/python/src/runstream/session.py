@@ -422,9 +422,9 @@ class Session:
             self.last_error = f"{message.code}: {message.message}"
             return []
         stream = self._roster.by_id.get(message.id)
+        self._roster.refused(message.id, message.code)
         if stream is None:
             return []
-        self._roster.ended(message.id)
         touched[stream] = None
         # A limit may be reached for a moment only, as when many come back at once;
         # whoever asks for the first time is told.
@@ -439,14 +439,14 @@ class Session:
     def _end(self, message: protocol.End, touched: dict[Stream, None], now: float) -> list[Effect]:
         stream = self._roster.by_id.get(message.id)
         if stream is None:
-            self._roster.ended(message.id)
+            self._roster.ended(message.id, message.reason)
             return []
         if message.reason in ("token_expired", "token_revoked"):
             # It is the grant that ends, for all streams; a close with 4401 would follow.
             self._lose()
             word = message.reason.removeprefix("token_")
             return [Hangup(), *self._refused_token(f"the token is {word}")]
-        self._roster.ended(message.id)
+        self._roster.ended(message.id, message.reason)
         touched[stream] = None
         stream.end(message.reason)
         # One that waits for a fetch is over when that has come.
@@ -537,7 +537,7 @@ class Session:
                 messages.append(message)
                 continue
             # Sent, it would close the socket, for all streams, and so again and again.
-            self._roster.ended(message.id)
+            self._roster.free(message.id)
             stream.lost()
             if self.state is State.GREETING:
                 continue  # `welcome` may tell of a larger limit.
