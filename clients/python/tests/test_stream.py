@@ -135,7 +135,7 @@ def test_what_a_later_snapshot_has_room_for_and_does_not_hold_has_left() -> None
 
 
 def test_a_run_that_leaves_while_a_truncated_snapshot_is_joined_has_left() -> None:
-    """The server has said so, whatever the snapshot has room for."""
+    """The server has said so, whatever the snapshot has room for; it has left by that version."""
     world = World()
     stream = world.stream()
     world.opens(**GREETED)
@@ -144,7 +144,34 @@ def test_a_run_that_leaves_while_a_truncated_snapshot_is_joined_has_left() -> No
     world.says(RESET, a_snapshot(a_run("run_3")), a_leave(7, run_id="run_1"))
     assert told(stream) == ["Reset"]
     world.says(live("c2", truncated=True))
-    assert told(stream) == ["Entered run_3 1", "Left run_1 1", "Live", "c2"]
+    assert told(stream) == ["Entered run_3 1", "Left run_1 7", "Live", "c2"]
+
+
+@pytest.mark.parametrize("truncated", [False, True], ids=["whole", "truncated"])
+def test_a_run_that_a_snapshot_holds_and_that_leaves_before_live_leaves_once(
+    truncated: bool,
+) -> None:
+    """Taken out: the look at `_gone` when `live` comes; it was told as left there once more."""
+    world = World()
+    stream = world.stream()
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run()), live())
+    told(stream)
+    world.says(RESET, a_snapshot(a_run("run_1", 3)), a_leave(4), live("c2", truncated=truncated))
+    assert told(stream) == ["Reset", "Entered run_1 3", "Left run_1 4", "Live", "c2"]
+
+
+def test_what_left_before_live_leaves_again_if_that_was_cut_off() -> None:
+    """It was kept from the caller until `live`, and dropped with the connection."""
+    world = World()
+    stream = world.stream()
+    world.opens(**GREETED)
+    world.says(a_snapshot(a_run()), live(), RESET, a_leave(4))
+    told(stream)
+    world.closes()
+    world.opens(**GREETED)
+    world.says(live("c2"))
+    assert told(stream) == ["Left run_1 1", "Live", "c2"]
 
 
 def test_a_run_that_is_no_more_after_a_truncated_snapshot_has_left() -> None:

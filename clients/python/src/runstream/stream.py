@@ -212,9 +212,10 @@ class Stream:
         before = self._unsure | self._before
         self._before, self._unsure = {}, {}
         for run_id, run in before.items():
-            if run_id in self._held:
+            if run_id in self._held or run_id in self._gone:
+                # It matches, or has left since, which was told.
                 continue
-            if truncated and run_id not in self._gone:
+            if truncated:
                 # More match than the snapshot holds, and this may be one of them: what the
                 # server says of it from here on shows it.
                 self._unsure[run_id] = run
@@ -225,10 +226,14 @@ class Stream:
 
     def _may_not_match(self, fields: dict[str, Any]) -> None:
         run_id = fields["id"]
-        if run_id in self._unsure or run_id in self._before:
-            self._gone[run_id] = fields["version"]
-            if not self._is_reset:
-                self.inbox.put_run(Left(merged(self._unsure.pop(run_id), fields)), 0)
+        run = self._before.get(run_id) or self._unsure.get(run_id)
+        if run is None or run_id in self._gone:
+            return
+        self._gone[run_id] = fields["version"]
+        if not self._is_reset:
+            # Until a reset is done it stays: if that is cut off, this was not told.
+            del self._unsure[run_id]
+        self.inbox.put_run(Left(merged(run, fields)), 0)
 
     def mark(self, cursor: str) -> None:
         """All that came before is covered by this cursor."""
