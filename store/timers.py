@@ -115,8 +115,10 @@ def beat(
     attempt: then somebody else has it, or nobody any more. Without an attempt, for a run that
     promised none, or is not executing, it means nothing.
     """
-    columns = (runs.c.status, runs.c.attempt, runs.c.heartbeat_timeout, runs.c.lease_s)
-    asked = sa.select(*columns).where(runs.c.id == run_id, runs.c.project == project)
+    names = ("status", "attempt", "heartbeat_timeout", "lease_s", "executing_since")
+    asked = sa.select(*(runs.c[name] for name in names)).where(
+        runs.c.id == run_id, runs.c.project == project
+    )
     if connection.dialect.name == "postgresql":
         # Else it might be given to another worker meanwhile, whose lease would become this one's.
         asked = asked.with_for_update(read=True)
@@ -128,7 +130,11 @@ def beat(
     holds_s = row.lease_s or row.heartbeat_timeout
     if holds_s is None:
         return
-    due: datetime = changes.database_time(connection) + timedelta(seconds=holds_s)
+    at = changes.database_time(connection)
+    if row.executing_since is not None:
+        # A clock that was set back makes none due earlier than its spell: that would never fire.
+        at = max(at, row.executing_since)
+    due: datetime = at + timedelta(seconds=holds_s)
     connection.execute(
         sa.update(heartbeats).where(heartbeats.c.run_id == run_id).values(due_at=due)
     )

@@ -194,14 +194,13 @@ _RAN_OUT: Final = {
 
 def _fire(run: Run, command: FireTimer, at: datetime) -> tuple[Run, dict[str, Any]]:
     # Who read the due time may have lost a race: to another server, to a worker, to a caller.
-    # The due time says it all, since whatever they did has moved it or stopped the clock. That of
-    # a heartbeat is beside the run, and held against it there; by a clock that was set back it
-    # may be earlier than the run's own.
+    # The due time says it all, since whatever they did has moved it or stopped the clock.
     still = due(run, command.timer)
     if still is None or command.due_at > at:
         return run, {}
-    is_beaten = command.timer in (Timer.HEARTBEAT, Timer.LEASE)
-    if still > at if is_beaten else still != command.due_at:
+    if still != command.due_at and not (
+        command.timer in (Timer.HEARTBEAT, Timer.LEASE) and still < command.due_at
+    ):
         return run, {}
     to = LEADS_TO[command.timer]
     if to is RunStatus.REATTEMPTING and run.attempt >= run.max_attempts:

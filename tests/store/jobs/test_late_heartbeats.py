@@ -20,11 +20,11 @@ from tests.store.conftest import OpenStore
 async def test_a_worker_that_dies_after_the_clock_was_set_back_loses_its_run(
     migrated_sqlite: str, open_any: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A heartbeat by the clock of then is due before the spell that it is of would be; and whoever
-    was let off once was let off for ever.
+    """A heartbeat by the clock of then would be due before the spell that it is of, which looks
+    like one of a spell before: it would never fire.
 
-    Taken out: that a heartbeat's clock is held against the time and not against the run's own; the
-    run stayed EXECUTING.
+    Taken out: that a heartbeat counts from its spell's beginning at the earliest; the run stayed
+    EXECUTING.
     """
     store = await open_any(migrated_sqlite)
     ahead = timedelta(minutes=5)
