@@ -78,6 +78,7 @@ class Session:
         self._retrying: dict[Stream, None] = {}
 
         self._ever_welcome = False
+        self._is_welcome = False
         self._heartbeat_s = 15.0
         self._max_message_bytes = 65_536
         # The token goes with the header, so subscriptions need not wait for `welcome`.
@@ -203,7 +204,7 @@ class Session:
             return []
         self.last_error = f"closed with {code or 'no code'} {reason}".rstrip()
         come_back_at = self._come_back_at
-        if code == TOO_LONG and self.state is State.GREETING:
+        if code == TOO_LONG and not self._is_welcome:
             # This server takes less than is usual; how much, it says in `welcome`.
             self._joins_early = False
         self._lose()
@@ -353,6 +354,8 @@ class Session:
             case protocol.Reconnect(after_ms=after_ms):
                 if self.state is State.OPEN or self.state is State.GREETING:
                     self._come_back_at = now + after_ms / 1000
+                    # If it does not greet until then, it is left all the same.
+                    self._greeted_by = None
                     return self._turn(State.DRAINING)
             case protocol.Stale():
                 self.is_stale = True
@@ -403,9 +406,10 @@ class Session:
         self.server = message.server
         self._greeted_by = None
         self._token.accepted(message.expires_at, now)
-        if self.state is not State.GREETING:
+        if self._is_welcome:
             # An answer to `authenticate`, which may be either of two messages.
             return []
+        self._is_welcome = True
         self.stats.connects += 1
         if self._ever_welcome:
             self.stats.reconnects += 1
@@ -413,7 +417,9 @@ class Session:
         self.last_error = None
         if not self.streams:
             self._idle_at = now + self._timing.linger_s
-        return [*self._turn(State.OPEN), *self._join(self._unasked(), now)]
+        # Told to come back before it was greeted, it still is.
+        turn = self._turn(State.OPEN) if self.state is State.GREETING else []
+        return [*turn, *self._join(self._unasked(), now)]
 
     def _error(
         self, message: protocol.Error, touched: dict[Stream, None], now: float
@@ -486,6 +492,7 @@ class Session:
         self._doubted_at = None
         self._come_back_at = None
         self._greeted_by = None
+        self._is_welcome = False
         self._idle_at = None
         self._token.lost()
         self.is_stale = False
@@ -514,7 +521,7 @@ class Session:
 
     @property
     def _can_ask(self) -> bool:
-        return self.state in CONNECTED and (self._joins_early or self.state is not State.GREETING)
+        return self.state in CONNECTED and (self._joins_early or self._is_welcome)
 
     def _unasked(self) -> list[Stream]:
         return [
@@ -539,7 +546,7 @@ class Session:
             # Sent, it would close the socket, for all streams, and so again and again.
             self._roster.free(message.id)
             stream.lost()
-            if self.state is State.GREETING:
+            if not self._is_welcome:
                 continue  # `welcome` may tell of a larger limit.
             limit = f"{self._max_message_bytes:,} bytes"
             stream.fail(BadRequest(f"a subscription of {length:,} bytes; the server takes {limit}"))
