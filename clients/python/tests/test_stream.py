@@ -184,6 +184,22 @@ def test_a_run_that_is_no_more_after_a_truncated_snapshot_has_left() -> None:
     assert told(stream) == ["Reset", "Left run_2 1", "Left run_3 1", "Live", "c3"]
 
 
+def test_a_run_that_has_entered_again_unsaid_has_not_left_with_a_reset() -> None:
+    """It was read ahead of the stream and told as left; the caller has it no more.
+
+    Taken out: the look at `_hushed` in `reset`; it was told as left a second time.
+    """
+    world = World()
+    stream = world.stream(snapshot=False)
+    world.opens(**GREETED)
+    world.says(live(), a_change(3))
+    world.perform(world.session.fetched("run_1", whole(a_run("run_1", 7)), world.time))
+    world.says(a_leave(4), an_enter(a_run("run_1", 5)))
+    assert told(stream) == ["Live", "c1", "Entered run_1 7", "Left run_1 4"]
+    world.says(RESET, live("c2"))
+    assert told(stream) == ["Reset", "Live", "c2"]
+
+
 def test_a_second_reset_before_live_takes_back_what_came_after_the_first() -> None:
     world = World()
     stream = world.stream()

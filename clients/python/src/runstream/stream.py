@@ -346,7 +346,9 @@ class Stream:
             # What was not told yet is not missed.
             self.inbox.drop()
         else:
-            self._before.update(self._held)
+            # Those that have left for the caller, and entered again unsaid, can't leave once more.
+            told = (each for each in self._held.items() if each[0] not in self._hushed)
+            self._before.update(told)
         self.cursor = None
         self._forget()
         self._is_reset = True
