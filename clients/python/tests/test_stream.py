@@ -249,6 +249,77 @@ def test_latest_merges_nothing_into_what_may_be_taken_back() -> None:
     ]
 
 
+# Final runs that are let go
+
+
+def letting_go(world: World) -> Stream:
+    """A stream that keeps one run, and was shown two that are final: run_1 at 3 and run_2 at 1."""
+    stream = world.stream()
+    stream._max_held = 1
+    world.opens(**GREETED)
+    final = [a_run("run_1", 3, status="COMPLETED"), a_run("run_2", status="COMPLETED")]
+    world.says(a_snapshot(*final), live())
+    assert told(stream) == ["Entered run_1 3", "Entered run_2 1", "Live", "c1"]
+    assert list(stream.held) == ["run_2"]
+    return stream
+
+
+def test_a_run_that_was_let_go_leaves_like_any_other() -> None:
+    """The caller has it still.
+
+    Taken out: `_let_go` in `_left`; nothing was told.
+    """
+    world = World()
+    stream = letting_go(world)
+    world.says(a_leave(2, "COMPLETED"))
+    assert told(stream) == [], "which is older than what was told"
+    world.says(a_leave(4, "COMPLETED"), a_leave(4, "COMPLETED"))
+    assert told(stream) == ["Left run_1 4"]
+    world.says(RESET, live("c2"))
+    assert told(stream) == ["Reset", "Left run_2 1", "Live", "c2"]
+
+
+def test_a_reset_tells_of_the_runs_that_were_let_go() -> None:
+    world = World()
+    stream = letting_go(world)
+    world.says(RESET, live("c2"))
+    assert told(stream) == ["Reset", "Left run_1 3", "Left run_2 1", "Live", "c2"]
+
+
+def test_what_is_let_go_of_a_snapshot_has_not_left() -> None:
+    world = World()
+    stream = letting_go(world)
+    final = [a_run(run_id, 4, status="COMPLETED") for run_id in ("run_1", "run_2")]
+    world.says(RESET, a_snapshot(*final), live("c2"))
+    assert told(stream) == ["Reset", "Entered run_1 4", "Entered run_2 4", "Live", "c2"]
+
+
+def test_a_run_that_was_let_go_and_is_no_more_has_left() -> None:
+    world = World()
+    stream = letting_go(world)
+    world.says(a_change(4, "COMPLETED"))
+    assert stream.wants("run_1")
+    world.perform(world.session.fetched("run_1", None, world.time))
+    assert told(stream) == ["Left run_1 4"]
+
+
+def test_what_is_repeated_of_a_run_that_was_let_go_is_not_read_again() -> None:
+    world = World()
+    stream = letting_go(world)
+    world.says(a_change(3, "COMPLETED"), an_enter(a_run("run_1", 3, status="COMPLETED")))
+    assert not stream.wants("run_1")
+    assert told(stream) == []
+
+
+def test_of_runs_that_were_let_go_no_more_are_kept_in_mind_than_are_held() -> None:
+    world = World()
+    stream = letting_go(world)
+    world.says(an_enter(a_run("run_3", status="COMPLETED")))
+    told(stream)
+    world.says(RESET, live("c2"))
+    assert told(stream) == ["Reset", "Left run_2 1", "Left run_3 1", "Live", "c2"]
+
+
 # What is longer than the server takes
 
 

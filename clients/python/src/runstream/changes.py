@@ -26,7 +26,9 @@ class Changed(msgspec.Struct, Generic[RunT_co], frozen=True):
 class Left(msgspec.Struct, Generic[RunT_co], frozen=True):
     """A run no longer matches, or was deleted.
 
-    `run` is it as it was last seen, with the status and the version by which it left.
+    `run` is it as it was last seen, with the status and the version by which it left. Where
+    more than 20,000 match, older ones that are final come without payload, output, error,
+    metadata and tags, and beyond 40,000 they are not told.
     """
 
     run: RunT_co

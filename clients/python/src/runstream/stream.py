@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,7 +19,14 @@ from runstream.models import AnyRun, Batch
 from runstream.stats import Stats
 
 MAX_HELD: Final = 20_000
-"""Runs kept to merge changes into, before those that are final are let go."""
+"""Runs kept to merge changes into, before those that are final are let go.
+
+Of those, as many are kept in mind, without what is large in them.
+"""
+
+_LARGE: Final = {
+    name: DEFAULTS[name] for name in ("payload", "output", "error", "metadata", "tags")
+}
 
 
 class StreamState(StrEnum):
@@ -71,6 +78,8 @@ class Stream:
         self._held: dict[str, AnyRun] = {}
         # Final runs in the order they became so: the first to be let go.
         self._settled: deque[str] = deque()
+        # Those that were, since the caller has them still and must hear if they leave.
+        self._let_go: OrderedDict[str, AnyRun] = OrderedDict()
         # Versions of runs that left since the last cursor. Only what came after
         # that can be repeated to us, so the next cursor clears it.
         self._gone: dict[str, int] = {}
@@ -179,6 +188,7 @@ class Stream:
         self._hushed.clear()
         self._gone.clear()
         self._settled.clear()
+        self._let_go.clear()
         self._unmarked = None
 
     # What the server says
@@ -212,7 +222,7 @@ class Stream:
         before = self._unsure | self._before
         self._before, self._unsure = {}, {}
         for run_id, run in before.items():
-            if run_id in self._held or run_id in self._gone:
+            if run_id in self._held or run_id in self._let_go or run_id in self._gone:
                 # It matches, or has left since, which was told.
                 continue
             if truncated:
@@ -264,7 +274,7 @@ class Stream:
         run_id = fields["id"]
         held = self._held.get(run_id)
         if held is None:
-            if fields["version"] <= self._gone.get(run_id, 0):
+            if fields["version"] <= self._told_of(run_id):
                 self._stats.repeats_dropped += 1
                 return
             self._wanted.setdefault(run_id, _Wanted()).changes.append((fields, weight))
@@ -287,6 +297,11 @@ class Stream:
         else:
             self.inbox.put_run(Changed(run), weight)
 
+    def _told_of(self, run_id: str) -> int:
+        """The version up to which the caller has been told of a run that is not held."""
+        run = self._let_go.get(run_id)
+        return run.version if run is not None else self._gone.get(run_id, 0)
+
     def _tell_again(self, run: AnyRun, weight: float) -> None:
         if run.version >= self._hushed[run.id]:
             del self._hushed[run.id]
@@ -302,7 +317,7 @@ class Stream:
         held = self._held.get(run.id)
         if held is not None and run.id in self._behind:
             self._catch_up(held, run.version)
-        known = held.version if held is not None else self._gone.get(run.id, 0)
+        known = held.version if held is not None else self._told_of(run.id)
         if run.version <= known:
             self._stats.repeats_dropped += 1
             return
@@ -317,9 +332,10 @@ class Stream:
     def _left(self, fields: dict[str, Any]) -> None:
         run_id, version = fields["id"], fields["version"]
         self._wanted.pop(run_id, None)
-        held = self._held.get(run_id)
+        held = self._held.get(run_id) or self._let_go.get(run_id)
         if held is not None and version >= self._behind.get(run_id, held.version):
-            del self._held[run_id]
+            self._held.pop(run_id, None)
+            self._let_go.pop(run_id, None)
             self._behind.pop(run_id, None)
             self._gone[run_id] = version
             hushed = self._hushed.get(run_id)
@@ -348,6 +364,7 @@ class Stream:
         else:
             # Those that have left for the caller, and entered again unsaid, can't leave once more.
             told = (each for each in self._held.items() if each[0] not in self._hushed)
+            self._before.update(self._let_go)
             self._before.update(told)
         self.cursor = None
         self._forget()
@@ -420,7 +437,11 @@ class Stream:
                 self.fail(error)
         else:
             del self._wanted[run_id]
-            self._may_not_match(wanted.changes[-1][0])
+            fields = wanted.changes[-1][0]
+            if run_id in self._let_go:
+                self._left(fields)
+            else:
+                self._may_not_match(fields)
         self._settle_fetches()
         return True
 
@@ -439,6 +460,8 @@ class Stream:
 
     def _hold(self, run: AnyRun) -> None:
         self._held[run.id] = run
+        if self._let_go:
+            self._let_go.pop(run.id, None)
         if self._unsure and not self._is_reset:
             self._unsure.pop(run.id, None)
         if run.is_final:
@@ -449,6 +472,12 @@ class Stream:
         # is fetched like any run that is not held.
         self._settled.append(run_id)
         while len(self._held) > self._max_held and self._settled:
-            self._held.pop(self._settled.popleft(), None)
+            run = self._held.pop(self._settled.popleft(), None)
+            if run is not None:
+                self._behind.pop(run.id, None)
+                if run.id not in self._hushed:
+                    self._let_go[run.id] = msgspec.structs.replace(run, **_LARGE)
+        while len(self._let_go) > self._max_held:
+            self._let_go.popitem(last=False)
         if len(self._settled) > 2 * self._max_held:
             self._settled.popleft()
