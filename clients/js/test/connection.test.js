@@ -68,6 +68,55 @@ test("a subscription that is given up early frees its number when the server say
   assert.equal(world.socket.taken()[0]?.id, 1);
 });
 
+/** A store of run_1 that is live as id 1, and was just closed: its `unsubscribe` is on its way. */
+function justClosed() {
+  const world = aWorld();
+  const first = world.runs.subscribeToRun("run_1");
+  first.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live("c1"));
+  first.close();
+  world.socket.taken();
+  const begins = () => {
+    const stream = world.runs.subscribeToRun("run_2");
+    stream.subscribe(() => {});
+    return { stream, id: world.socket.taken()[0]?.id };
+  };
+  return { world, begins };
+}
+
+const NOT_FOUND = { type: "error", id: 1, code: "not_found", message: "there is no subscription 1" };
+
+test("an id is not given anew while the answer to its unsubscribe is owed", () => {
+  const { world, begins } = justClosed();
+  world.socket.says(theEnd("completed"));
+  const { stream, id } = begins();
+  assert.equal(id, 2, "the server ended 1 before it heard of the unsubscribe");
+  world.socket.says(NOT_FOUND);
+  assert.equal(stream.getSnapshot().error, undefined);
+  assert.equal(begins().id, 1, "that was the last of it");
+});
+
+test("nor while a refusal crosses it", () => {
+  const { world, begins } = justClosed();
+  world.socket.says({ ...NOT_FOUND, code: "unavailable" });
+  assert.equal(begins().id, 2);
+  world.socket.says(NOT_FOUND);
+  assert.equal(begins().id, 1);
+});
+
+test("what was not found is said twice, and its id free after the second time", () => {
+  const { world, begins } = justClosed();
+  world.socket.says(theEnd("unsubscribed"));
+  const one = begins();
+  world.socket.says(NOT_FOUND);
+  const other = begins();
+  assert.deepEqual([one.id, one.stream.getSnapshot().error?.code, other.id], [1, "not_found", 2]);
+  world.socket.says(theEnd("not_found"));
+  assert.equal(other.stream.getSnapshot().error, undefined);
+  assert.equal(begins().id, 1);
+});
+
 test("a close says whether to come back: from the cursor, patiently, or not at all", async () => {
   for (const code of [1000, 1001, 1006, 1008, 1009, 1011, 1012, 4408]) {
     const world = aWorld();

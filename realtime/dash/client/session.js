@@ -413,8 +413,9 @@ export class Session {
         return;
     }
     if (!stream) {
-      if (type === "end") this.#roster.ended(id);
-      if (type === "error" && id === undefined) this.lastError = `${message.code}: ${message.message}`;
+      if (type === "end") this.#roster.ended(id, message.reason);
+      else if (type === "error" && id !== undefined) this.#roster.refused(id, message.code);
+      else if (type === "error") this.lastError = `${message.code}: ${message.message}`;
       return;
     }
     touched.add(stream);
@@ -443,14 +444,14 @@ export class Session {
           this.#refusedToken(`the ${message.reason.replace("_", " is ")}`, now);
           return;
         }
-        this.#roster.ended(id);
+        this.#roster.ended(id, message.reason);
         stream.end(message.reason);
         return;
       case "error": {
-        this.#roster.ended(id);
+        const { code } = message;
+        this.#roster.refused(id, code);
         // A limit may be reached for a moment only, as when many come back at once; whoever
         // asks for the first time is told.
-        const { code } = message;
         const isBusy = code === "too_many_requests" && stream.wasLive;
         if (code === "unavailable" || (isBusy && stream.refusals < this.#timing.busyRetries)) {
           stream.later(now + this.#backoff.after(stream.refusals, true));
