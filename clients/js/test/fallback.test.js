@@ -3,12 +3,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { aChange, aRun, aSnapshot, live, theEnd, welcome } from "./builders.js";
+import { aChange, anEnter, aRun, aSnapshot, live, theEnd, welcome } from "./builders.js";
 import { aWorld, settled } from "./world.js";
 
 /** A server of event streams that a test plays. */
 class FakeStreams {
-  /** @type {{url: URL, headers: Headers, says: (...messages: any[]) => void, breaks: () => void, isAborted: boolean}[]} */
+  /** @type {{url: URL, headers: Headers, says: (...messages: any[]) => void, saysAtOnce: (...messages: any[]) => void, ends: () => void, breaks: () => void, isAborted: boolean}[]} */
   requests = [];
   /** @type {Response | undefined} */
   refusal;
@@ -36,6 +36,11 @@ class FakeStreams {
           stream.enqueue(encoder.encode(text.slice(17)));
         }
       },
+      /** All in one piece. @param {any[]} messages */
+      saysAtOnce(...messages) {
+        stream.enqueue(encoder.encode(messages.map((message) => `data: ${JSON.stringify(message)}\n\n`).join("")));
+      },
+      ends: () => stream.close(),
       breaks: () => stream.error(new TypeError("network error")),
     };
     init?.signal?.addEventListener("abort", () => {
@@ -138,6 +143,43 @@ test("unsubscribing ends the request; an end ends it by itself", async () => {
   end();
   await world.clock.pass(200);
   assert.equal(streams.requests[0]?.isAborted, true);
+});
+
+test("what comes in one piece for a stream that was closed is not another's that took its id", async () => {
+  const { streams, world } = aMutedWorld({ WebSocket: null });
+  const first = world.runs.subscribeToRun("run_1", { stopOnCompletion: false });
+  const second = world.runs.subscribeToRunsWithTag("b");
+  first.subscribe(({ run, status }) => {
+    if (!run?.isFinal || status === "ended") return;
+    first.close();
+    second.subscribe(() => {});
+  });
+  await settled();
+  const completed = aChange(2, { status: "COMPLETED" });
+  streams.last.saysAtOnce(aSnapshot(aRun()), live("c1"), completed, live("of-first"), anEnter(aRun("run_1", 3)));
+  await settled();
+  assert.equal(streams.requests.length, 2);
+  const { status, runs } = second.getSnapshot();
+  assert.deepEqual([status, runs, second.cursor], ["connecting", [], undefined]);
+});
+
+test("an error after the beginning is of its own stream only, also as the server ends it", async () => {
+  for (const code of ["bad_request", "not_found"]) {
+    const { streams, world } = aMutedWorld({ WebSocket: null });
+    const [first, second] = [world.runs.subscribeToRun("run_1"), world.runs.subscribeToRun("run_2")];
+    first.subscribe(() => {});
+    second.subscribe(() => {});
+    await settled();
+    const [one, two] = streams.requests;
+    one?.says(aSnapshot(aRun()), live("one"));
+    two?.says(aSnapshot(aRun("run_2")), live("two"));
+    one?.says({ type: "reset", id: 1, reason: "retention" }, { type: "error", id: 1, code, message: "no" });
+    await settled();
+    one?.ends();
+    await settled();
+    assert.deepEqual([first.getSnapshot().error?.code, second.getSnapshot().status], [code, "live"]);
+    assert.equal(two?.isAborted, false);
+  }
 });
 
 test("what is refused over HTTP is refused as over a socket", async () => {

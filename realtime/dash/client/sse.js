@@ -95,6 +95,8 @@ export class SseSocket {
       this.#clock.clearTimeout(watch);
       watch = this.#clock.setTimeout(() => controller.abort(new Error("silent")), SILENT_MS);
     };
+    // Whoever hears a message may let go of this stream, and another may take its id.
+    const isOurs = () => this.#running.get(id) === controller;
     let hasEnded = false;
     heard();
     try {
@@ -106,7 +108,7 @@ export class SseSocket {
         const { code, message, status } = await refusal(response);
         if (code === "unauthorized") this.#broke(4401, message);
         else if (status === 429) this.#broke(4429, message);
-        else this.#say({ type: "error", id, code, message });
+        else if (isOurs()) this.#refused(id, { type: "error", code, message });
         return;
       }
       const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).getReader();
@@ -119,22 +121,32 @@ export class SseSocket {
         const lines = (rest + decoder.decode(value, { stream: true })).split(/\r\n|\n|\r/);
         rest = /** @type {string} */ (lines.pop());
         for (const line of lines) {
+          if (!isOurs()) return;
           if (!line.startsWith("data:")) continue;
           const message = JSON.parse(line.slice(5));
           if (message.ids) message.ids = [id];
           else message.id = id;
-          hasEnded ||= message.type === "end";
-          this.#say(message);
+          hasEnded ||= message.type === "end" || message.type === "error";
+          if (message.type === "error") this.#refused(id, message);
+          else this.#say(message);
         }
       }
+      if (!isOurs()) return;
       if (!hasEnded && response.status === 204) this.#say({ type: "end", id, reason: "completed" });
       else if (!hasEnded) this.#broke(1006, "the stream broke off");
     } catch (error) {
-      if (this.#running.get(id) === controller) this.#broke(1006, String(error));
+      if (isOurs()) this.#broke(1006, String(error));
     } finally {
       this.#clock.clearTimeout(watch);
-      if (this.#running.get(id) === controller) this.#running.delete(id);
+      if (isOurs()) this.#running.delete(id);
     }
+  }
+
+  /** @param {number} id @param {any} error */
+  #refused(id, error) {
+    this.#say({ ...error, id });
+    // As over a socket, where this is said twice.
+    if (error.code === "not_found") this.#say({ type: "end", id, reason: "not_found" });
   }
 
   /** @param {any} message */
