@@ -517,6 +517,8 @@ export class Session {
   /** @param {State} state */
   #turn(state) {
     this.state = state;
+    // From here on nobody watches the tab, and would say that it wakes.
+    if (state === "IDLE") this.#asleep = false;
     this.#effects.push({ do: "tell", state });
   }
 

@@ -172,13 +172,25 @@ test("told to come back, it comes back then and no later", async () => {
   assert.equal(world.sockets.length, 2);
 });
 
-test("a tab that was put away lets go, and goes on when it is shown", async () => {
+/** With the parts of a page that tell whether it is seen. @param {(page: Record<string, any>) => Promise<void>} play */
+async function onAPage(play) {
   /** @type {Record<string, any>} */
   const page = { visibilityState: "visible", listeners: {} };
-  page.addEventListener = (/** @type {string} */ name, /** @type {any} */ call) => (page.listeners[name] = call);
+  page.addEventListener = (/** @type {string} */ name, /** @type {any} */ call, /** @type {any} */ { signal } = {}) => {
+    page.listeners[name] = call;
+    signal?.addEventListener("abort", () => delete page.listeners[name]);
+  };
   const before = { document: globalThis.document, addEventListener: globalThis.addEventListener };
   Object.assign(globalThis, { document: page, addEventListener: page.addEventListener });
   try {
+    await play(page);
+  } finally {
+    Object.assign(globalThis, before);
+  }
+}
+
+test("a tab that was put away lets go, and goes on when it is shown", () =>
+  onAPage(async (page) => {
     const world = aWorld({ sleepAfterMs: 60_000 });
     const stream = world.runs.subscribeToRun("run_1");
     stream.subscribe(() => {});
@@ -199,10 +211,38 @@ test("a tab that was put away lets go, and goes on when it is shown", async () =
     world.socket.closes();
     page.listeners.online();
     assert.equal(world.sockets.length, 3, "with the network back, nothing is waited for");
-  } finally {
-    Object.assign(globalThis, before);
-  }
-});
+  }));
+
+test("what is let go of while a tab sleeps keeps nothing asleep that comes later", () =>
+  onAPage(async (page) => {
+    const world = aWorld({ sleepAfterMs: 60_000 });
+    const old = world.runs.subscribeToRun("run_1");
+    old.subscribe(() => {});
+    world.socket.opens(welcome({ heartbeatS: 600 }));
+    world.socket.says(aSnapshot(aRun()), live("c1"));
+    page.visibilityState = "hidden";
+    page.listeners.visibilitychange();
+    await world.clock.pass(60_000);
+    old.close();
+    // Nobody watches the tab while there is nothing to watch for.
+    page.visibilityState = "visible";
+    page.listeners.visibilitychange?.();
+    world.runs.subscribeToRun("run_2").subscribe(() => {});
+    assert.deepEqual([world.sockets.length, world.runs.connection.getSnapshot().state], [2, "DIALING"]);
+  }));
+
+test("a page that is put away while its connection is only kept for a while begins anew", () =>
+  onAPage(async (page) => {
+    const world = aWorld();
+    const old = world.runs.subscribeToRun("run_1");
+    old.subscribe(() => {});
+    world.socket.opens(welcome({ heartbeatS: 600 }));
+    old.close();
+    page.listeners.pagehide();
+    page.listeners.pageshow?.({ persisted: true });
+    world.runs.subscribeToRun("run_2").subscribe(() => {});
+    assert.deepEqual([world.sockets.length, world.runs.connection.getSnapshot().state], [2, "DIALING"]);
+  }));
 
 test("a server that is silent is asked, and left if it stays so", async () => {
   const world = aWorld();
