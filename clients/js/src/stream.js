@@ -213,13 +213,15 @@ export class Stream {
 
   /** @param {boolean} truncated */
   #settleBefore(truncated) {
-    const before = [...this.#unsure, ...this.#before].filter(([id]) => !this.#held.has(id));
+    const before = new Map([...this.#unsure, ...this.#before]);
     this.#before = new Map();
     this.#unsure.clear();
     for (const [id, run] of before) {
       // Where more match than the snapshot holds, this may be one of them: what the server says
       // of it from here on shows it.
-      if (truncated && !this.#gone.has(id)) this.#unsure.set(id, run);
+      // It matches, or has left since, which was told.
+      if (this.#held.has(id) || this.#gone.has(id)) continue;
+      if (truncated) this.#unsure.set(id, run);
       else this.#tell({ kind: "leave", run });
     }
     for (const id of this.#unsure.keys()) {
@@ -371,11 +373,11 @@ export class Stream {
   /** Of a run that is not held, and of which it may not be sure whether it matches. @param {any} fields */
   #mayNotMatch(fields) {
     const { id, version } = fields;
-    const run = this.#unsure.get(id);
-    if (!run && !this.#before.has(id)) return;
+    const run = this.#before.get(id) ?? this.#unsure.get(id);
+    if (!run || this.#gone.has(id)) return;
     this.#gone.set(id, version);
-    if (this.#resetBy !== undefined) return;
-    this.#unsure.delete(id);
+    // Until a reset is done it stays: if that is cut off, this was not told.
+    if (this.#resetBy === undefined) this.#unsure.delete(id);
     this.#tell({ kind: "leave", run: runOf(fields, run) });
   }
 

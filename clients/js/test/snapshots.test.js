@@ -79,6 +79,20 @@ test("a reset to nothing is the end of what was there", async () => {
   assert.deepEqual([stream.getSnapshot().runs.length, stream.getSnapshot().status], [0, "live"]);
 });
 
+test("a run that leaves between a reset and its live is told as left once", async () => {
+  const reset = { type: "reset", id: 1, reason: "retention" };
+  for (const runs of [[aRun("run_1", 3)], []]) {
+    const world = aWorld();
+    const { values } = taken(world.runs.subscribeToRuns().changes());
+    world.socket.opens();
+    world.socket.says(aSnapshot(aRun()), live("c1"));
+    world.socket.says(reset, aSnapshot(...runs), aChange(4, {}, "leave"), live("c2"));
+    await settled();
+    const entered = runs.map(() => "enter run_1 3");
+    assert.deepEqual(inShort(values).slice(2), ["reset", ...entered, "leave run_1 4", "live"]);
+  }
+});
+
 /** A loop that was shown run_1 and run_2, and then that run_3 is among those that match. */
 async function resetToATruncatedSnapshot() {
   const get = async () => Response.json(aRun("run_2", 4));
@@ -114,7 +128,7 @@ test("a run that leaves while a truncated snapshot is joined has left", async ()
   const leave = aChange(7, { id: "run_1" }, "leave");
   world.socket.says({ type: "reset", id: 1, reason: "epoch" }, aSnapshot(aRun("run_3", 2)), leave, live("c3", { truncated: true }));
   await settled();
-  assert.deepEqual(told(), ["reset", "enter run_3 2", "leave run_1 1", "live"]);
+  assert.deepEqual(told(), ["reset", "enter run_3 2", "leave run_1 7", "live"]);
 });
 
 test("a loop that begins in the middle of a snapshot gets all of it", async () => {
