@@ -153,6 +153,8 @@ export class Stream {
   /** Nobody asks for it any more; if somebody does again, it goes on from its cursor. */
   rest() {
     if (!this.isOver) this.state = "IDLE";
+    // A read that ends meanwhile is nobody's.
+    for (const wanted of this.#wanted.values()) wanted.asked = false;
     this.id = this.retryAt = undefined;
   }
 
@@ -217,10 +219,10 @@ export class Stream {
     this.#before = new Map();
     this.#unsure.clear();
     for (const [id, run] of before) {
-      // Where more match than the snapshot holds, this may be one of them: what the server says
-      // of it from here on shows it.
       // It matches, or has left since, which was told.
       if (this.#held.has(id) || this.#gone.has(id)) continue;
+      // Where more match than the snapshot holds, this may be one of them: what the server says
+      // of it from here on shows it.
       if (truncated) this.#unsure.set(id, run);
       else this.#tell({ kind: "leave", run });
     }

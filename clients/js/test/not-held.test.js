@@ -71,3 +71,24 @@ test("a cursor does not cover a change whose run is still being read", async () 
   await settled();
   assert.deepEqual([stream.cursor, inShort(values).at(-1), stream.getSnapshot().status], ["c2", "enter run_1 3", "ended"]);
 });
+
+test("a run whose read ended while nobody looked is read again", async () => {
+  /** @type {((answer: Response) => void)[]} */
+  const answers = [];
+  const world = aWorld({ fetch: () => new Promise((answer) => answers.push(answer)) });
+  const stream = world.runs.subscribeToRuns({ snapshot: false });
+  const end = stream.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(live("c1"), aChange(3), { type: "checkpoint", cursor: "c2" });
+  end();
+  await world.clock.pass(200);
+  answers[0]?.(Response.json(aRun("run_1", 3)));
+  await settled();
+  world.socket.says(theEnd("unsubscribed"));
+  stream.subscribe(() => {});
+  world.socket.says(live("c2", { resumed: true }));
+  await settled();
+  answers[1]?.(Response.json(aRun("run_1", 3)));
+  await settled();
+  assert.deepEqual(stream.getSnapshot().runs.map(({ version }) => version), [3]);
+});
