@@ -37,6 +37,8 @@ export class Subscription {
   #callbacks = new Set();
   #users = 0;
   /** @type {any} */
+  #isClosed = false;
+  #wasLooped = false;
   #lingering;
   /** @type {(() => void) | undefined} */
   #bell;
@@ -61,10 +63,10 @@ export class Subscription {
 
   /**
    * From where to go on, with the option `cursor`, if this page or program ends now. In a loop it
-   * covers what was taken before the present run.
+   * covers what was taken before the present run; that stays so when the loop is left.
    */
   get cursor() {
-    return this.#stream.inbox ? this.#taken : this.#stream.cursor;
+    return this.#wasLooped ? this.#taken : this.#stream.cursor;
   }
 
   /** @returns {StreamStatus} */
@@ -126,6 +128,7 @@ export class Subscription {
     const inbox = new Inbox(stream.wish.delivery === "latest", Math.max(1, this.#buffer));
     stream.fill(inbox);
     this.#use();
+    this.#wasLooped = true;
     try {
       for (;;) {
         const entry = inbox.take();
@@ -157,6 +160,9 @@ export class Subscription {
     this.#stream.cut("unsubscribed");
     this.#stream.inbox?.clear();
     this.#connection.unsubscribe(this.#stream);
+    // Whoever is told that it is over may call this once more.
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     this.#signal?.removeEventListener("abort", this.#abort);
     this.#woken();
   }
@@ -165,7 +171,9 @@ export class Subscription {
 
   #use() {
     this.#connection.clock.clearTimeout(this.#lingering);
-    if (this.#users++ || this.#stream.isOver) return;
+    const isKept = this.#lingering !== undefined;
+    this.#lingering = undefined;
+    if (this.#users++ || this.#stream.isOver || isKept) return;
     if (this.#signal?.aborted) {
       this.close();
       return;
@@ -178,7 +186,7 @@ export class Subscription {
   #leave(lingerMs) {
     if (--this.#users) return;
     const leave = () => {
-      if (this.#users) return;
+      this.#lingering = undefined;
       this.#signal?.removeEventListener("abort", this.#abort);
       this.#connection.unsubscribe(this.#stream);
       this.#value = undefined;

@@ -124,6 +124,20 @@ test("a cursor is of what was taken, not of what has come", async () => {
   assert.equal(stream.cursor, "c2");
 });
 
+test("the cursor after a loop was left is of what it took", async () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRun("run_1");
+  const loop = stream[Symbol.asyncIterator]();
+  const first = loop.next();
+  await settled();
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live("c1"), aChange(2), { type: "checkpoint", cursor: "c2" }, aChange(3));
+  await first;
+  await loop.next();
+  await loop.return();
+  assert.equal(stream.cursor, "c1", "version 2 was left in the middle");
+});
+
 test("a signal ends whatever it was given to, whenever it comes", async () => {
   const world = aWorld();
   const controller = new AbortController();

@@ -61,6 +61,43 @@ test("a store that is left and taken up again at once keeps its stream", async (
   assert.deepEqual(world.socket.taken(), [{ type: "subscribeToRun", id: 1, runId: "run_1" }]);
 });
 
+test("nor does it ask for it again where it was asked for already", async () => {
+  const world = aWorld();
+  const stream = world.runs.subscribeToRun("run_1");
+  const end = stream.subscribe(() => {});
+  world.socket.opens();
+  world.socket.says(aSnapshot(aRun()), live("c1"));
+  world.socket.taken();
+  end();
+  await world.clock.pass(50);
+  const endAgain = stream.subscribe(() => {});
+  await world.clock.pass(200);
+  assert.deepEqual(world.socket.taken(), []);
+  endAgain();
+  await world.clock.pass(200);
+  assert.deepEqual(world.socket.taken(), [{ type: "unsubscribe", id: 1 }]);
+});
+
+test("a callback may close its own store", () => {
+  for (const last of [aChange(2, { status: "COMPLETED" }), theEnd()]) {
+    const world = aWorld();
+    const stream = world.runs.subscribeToRun("run_1", { stopOnCompletion: false });
+    let calls = 0;
+    stream.subscribe(({ run, status }) => {
+      calls++;
+      if (run?.isFinal || status === "ended") stream.close();
+    });
+    world.socket.opens();
+    world.socket.says(aSnapshot(aRun()), live("c1"));
+    world.socket.taken();
+    const before = calls;
+    world.socket.says(last);
+    assert.equal(calls, before + 2, "of what has come, and that it is over");
+    assert.equal(stream.getSnapshot().status, "ended");
+    assert.deepEqual(world.socket.taken(), last.type === "end" ? [] : [{ type: "unsubscribe", id: 1 }]);
+  }
+});
+
 test("a store that nobody looks at lets go, and goes on from its cursor later", async () => {
   const world = aWorld();
   const stream = world.runs.subscribeToRun("run_1");
