@@ -1,5 +1,6 @@
 /** The client: subscriptions over one connection, and a few calls. */
 
+import { call } from "./callbacks.js";
 import { Connection } from "./connection.js";
 import { Credentials } from "./credentials.js";
 import { Http } from "./http.js";
@@ -213,11 +214,11 @@ export class Runstream {
     },
     /** @param {(value: ConnectionValue) => void} callback @returns {() => void} */
     subscribe: (callback) => {
-      const call = (/** @type {ConnectionValue} */ value) => callback(value);
-      this.#callbacks.add(call);
-      callback(this.connection.getSnapshot());
+      const own = (/** @type {ConnectionValue} */ value) => callback(value);
+      this.#callbacks.add(own);
+      call(own, this.connection.getSnapshot());
       return () => {
-        this.#callbacks.delete(call);
+        this.#callbacks.delete(own);
       };
     },
   };
@@ -229,7 +230,7 @@ export class Runstream {
 
   #told() {
     this.#value = undefined;
-    for (const call of this.#callbacks) call(this.connection.getSnapshot());
+    for (const callback of this.#callbacks) call(callback, this.connection.getSnapshot());
   }
 
   /**

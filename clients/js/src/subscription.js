@@ -1,5 +1,6 @@
 /** What a caller loops over, or shows: `for await (const run of …)`, and a store with a current value. */
 
+import { call } from "./callbacks.js";
 import { Inbox } from "./inbox.js";
 import { Stream } from "./stream.js";
 
@@ -36,9 +37,9 @@ export class Subscription {
   /** @type {Set<(value: V) => void>} */
   #callbacks = new Set();
   #users = 0;
-  /** @type {any} */
   #isClosed = false;
   #wasLooped = false;
+  /** @type {any} */
   #lingering;
   /** @type {(() => void) | undefined} */
   #bell;
@@ -100,12 +101,12 @@ export class Subscription {
    */
   subscribe = (callback) => {
     // One function may be given twice, and let go of one by one.
-    const call = (/** @type {V} */ value) => callback(value);
-    this.#callbacks.add(call);
+    const own = (/** @type {V} */ value) => callback(value);
+    this.#callbacks.add(own);
     this.#use();
-    callback(this.getSnapshot());
+    call(own, this.getSnapshot());
     return () => {
-      if (this.#callbacks.delete(call)) this.#leave(LINGER_MS);
+      if (this.#callbacks.delete(own)) this.#leave(LINGER_MS);
     };
   };
 
@@ -127,8 +128,8 @@ export class Subscription {
     if (stream.inbox) throw new TypeError("a subscription can be looped over by one loop at a time");
     const inbox = new Inbox(stream.wish.delivery === "latest", Math.max(1, this.#buffer));
     stream.fill(inbox);
-    this.#use();
     this.#wasLooped = true;
+    this.#use();
     try {
       for (;;) {
         const entry = inbox.take();
@@ -159,10 +160,10 @@ export class Subscription {
   close() {
     this.#stream.cut("unsubscribed");
     this.#stream.inbox?.clear();
-    this.#connection.unsubscribe(this.#stream);
     // Whoever is told that it is over may call this once more.
     if (this.#isClosed) return;
     this.#isClosed = true;
+    this.#connection.unsubscribe(this.#stream);
     this.#signal?.removeEventListener("abort", this.#abort);
     this.#woken();
   }
@@ -170,8 +171,8 @@ export class Subscription {
   #abort = () => this.close();
 
   #use() {
-    this.#connection.clock.clearTimeout(this.#lingering);
     const isKept = this.#lingering !== undefined;
+    this.#connection.clock.clearTimeout(this.#lingering);
     this.#lingering = undefined;
     if (this.#users++ || this.#stream.isOver || isKept) return;
     if (this.#signal?.aborted) {
@@ -200,6 +201,6 @@ export class Subscription {
     this.#bell?.();
     if (!this.#callbacks.size) return;
     const value = this.getSnapshot();
-    for (const call of [...this.#callbacks]) if (this.#callbacks.has(call)) call(value);
+    for (const callback of [...this.#callbacks]) if (this.#callbacks.has(callback)) call(callback, value);
   }
 }

@@ -98,6 +98,55 @@ test("a callback may close its own store", () => {
   }
 });
 
+test("a callback that throws is reported, and keeps nothing from the others", async () => {
+  /** @type {any[]} */
+  const reported = [];
+  const before = globalThis.reportError;
+  globalThis.reportError = (error) => reported.push(error.message);
+  try {
+    const world = aWorld({
+      trace: () => {
+        throw new Error("of the trace");
+      },
+    });
+    const bad = world.runs.subscribeToRun("run_1");
+    bad.subscribe(({ status }) => {
+      if (status === "stale") throw new Error("of a store");
+    });
+    world.runs.connection.subscribe(({ state }) => {
+      if (state === "WAITING") throw new Error("of the connection");
+    });
+    const good = world.runs.subscribeToRun("run_2");
+    good.subscribe(() => {});
+    world.socket.opens();
+    world.socket.says(aSnapshot(aRun()), live("c1"), { ...aSnapshot(aRun("run_2")), id: 2 }, live("c1", { id: 2 }));
+    world.socket.closes();
+    assert.equal(good.getSnapshot().status, "stale");
+    await world.clock.pass(1_000);
+    assert.equal(world.sockets.length, 2, "it comes back");
+    assert.deepEqual([...new Set(reported)].sort(), ["of a store", "of the connection", "of the trace"]);
+  } finally {
+    globalThis.reportError = before;
+  }
+});
+
+test("where nobody takes reports, what a callback throws is thrown out of everything", () => {
+  const world = aWorld();
+  const before = { queueMicrotask: globalThis.queueMicrotask, reportError: globalThis.reportError };
+  /** @type {(() => void)[]} */
+  const later = [];
+  Object.assign(globalThis, { queueMicrotask: (/** @type {() => void} */ call) => later.push(call), reportError: undefined });
+  try {
+    world.runs.subscribeToRun("run_1").subscribe(() => {
+      throw new Error("of the caller");
+    });
+  } finally {
+    Object.assign(globalThis, before);
+  }
+  assert.equal(later.length, 1);
+  assert.throws(() => later[0]?.(), { message: "of the caller" });
+});
+
 test("a store that nobody looks at lets go, and goes on from its cursor later", async () => {
   const world = aWorld();
   const stream = world.runs.subscribeToRun("run_1");

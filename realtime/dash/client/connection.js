@@ -1,5 +1,6 @@
 /** What is under a session: carries what comes in to it, and its effects out. */
 
+import { call } from "./callbacks.js";
 import { isPassing } from "./credentials.js";
 import { RunstreamError } from "./errors.js";
 import { PATH, SUBPROTOCOL, write } from "./protocol.js";
@@ -95,7 +96,7 @@ export class Connection {
           break;
         case "send":
           for (const text of write(effect.messages, this.session.maxMessageBytes)) {
-            this.#trace?.("out", text);
+            call(this.#trace, "out", text);
             this.#socket?.send(text);
           }
           break;
@@ -165,7 +166,7 @@ export class Connection {
       });
     socket.onmessage = ({ data }) =>
       ifCurrent(() => {
-        this.#trace?.("in", String(data));
+        call(this.#trace, "in", String(data));
         return session.received(String(data), clock.now());
       });
     socket.onerror = () => {};
