@@ -400,8 +400,8 @@ async def test_a_program_is_a_run_and_its_exit_code_is_the_outcome(
 HEEDLESS = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print("stopped", flush=True)
