@@ -1,20 +1,17 @@
-"""Stand-ins: a store that plays transactions, a broker that loses hints, an outlet that records."""
+"""A store in memory that plays transactions."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from realtime import protocol
-from realtime.hub.packing import Packing
-from store.broker import BrokerState, Hint, Listener
+from store.broker import Hint
 from store.errors import CannotContinue, Unavailable
 from store.lifecycle import FINAL
 from store.model import (
@@ -37,40 +34,6 @@ from store.model import (
 from store.tail import Commits
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-
-
-# ---------------------------------------------------------------------------------------- grants
-
-
-@dataclass(frozen=True)
-class FakeGrant:
-    """Allows everything, or just the runs with certain tags or ids."""
-
-    project: str = "default"
-    expires_at: datetime | None = None
-    skip: frozenset[str] = frozenset()
-    token_id: str | None = None
-    tags: frozenset[str] | None = None
-    runs: frozenset[str] = frozenset()
-
-    @property
-    def sight(self) -> tuple[object, ...]:
-        return self.project, self.skip, self.tags, self.runs
-
-    def covers(self, run: Run, facet: Facet) -> bool:
-        if run.project != self.project:
-            return False
-        return self.tags is None or run.id in self.runs or bool(self.tags & set(facet.tags))
-
-    def allows(self, selection: Selection) -> bool:
-        if selection.project != self.project:
-            return False
-        if self.tags is None or selection.run_id is not None:
-            return True
-        return bool(selection.tags) and self.tags.issuperset(selection.tags)
-
-
-# ----------------------------------------------------------------------------------------- store
 
 
 class FakeTransaction:
@@ -453,92 +416,3 @@ class FakeStore:
 
     async def commits(self) -> Commits | None:
         return None
-
-
-# ---------------------------------------------------------------------------------------- broker
-
-
-class FakeBroker:
-    """Hands hints on when it is told to: at once, or one by one in any order, or never."""
-
-    def __init__(self, *, at_once: bool = True) -> None:
-        self.state = BrokerState.OK
-        self.at_once = at_once
-        self.waiting: list[Hint] = []
-        self.followed: set[str] = set()
-        self._listener: Listener | None = None
-
-    async def start(self, listener: Listener) -> None:
-        self._listener = listener
-
-    async def close(self) -> None:
-        self._listener = None
-
-    def publish(self, hints: Sequence[Hint]) -> None:
-        if self.at_once:
-            self._hand(hints)
-        else:
-            self.waiting += hints
-
-    def deliver(self, index: int, *, keep: bool = False) -> None:
-        """Hands on one of the hints that wait; with `keep` it will come again."""
-        hint = self.waiting[index] if keep else self.waiting.pop(index)
-        self._hand([hint])
-
-    def _hand(self, hints: Sequence[Hint]) -> None:
-        followed = [hint for hint in hints if hint.change.project in self.followed]
-        if self._listener is not None and followed:
-            self._listener.hinted(followed)
-
-    def follow(self, project: str) -> None:
-        self.followed.add(project)
-
-    def unfollow(self, project: str) -> None:
-        self.followed.discard(project)
-
-
-# ---------------------------------------------------------------------------------------- outlet
-
-
-@dataclass
-class RecordingOutlet:
-    """Keeps what is sent to it; takes nothing while `writable` is False."""
-
-    writable: bool = True
-    lines: list[bytes] = field(default_factory=list)
-    messages: list[bytes] = field(default_factory=list)
-    closed: tuple[int, str] | None = None
-    aborted: bool = False
-
-    def write(self, lines: Sequence[bytes], packing: Packing) -> None:
-        assert self.closed is None
-        assert not self.aborted
-        self.lines += lines
-        self.messages.append(packing.message(lines))
-
-    def file(self) -> None:
-        return None
-
-    def finish_frame(self, frame: bytes, written: int) -> None:
-        raise AssertionError("it has no file")
-
-    def progress(self) -> int:
-        return len(self.lines)
-
-    def close(self, code: int, reason: str) -> None:
-        self.closed = (code, reason)
-
-    def abort(self) -> None:
-        self.aborted = True
-
-    def said(self) -> list[dict[str, Any]]:
-        """Everything that was sent, read as JSON."""
-        return [msgspec.json.decode(line) for line in self.lines]
-
-    def types(self) -> list[str]:
-        return [protocol.type_of(line) for line in self.lines]
-
-
-def of_type(messages: Iterable[dict[str, Any]], type_: str) -> list[dict[str, Any]]:
-    """Those of one type."""
-    return [message for message in messages if message["type"] == type_]
