@@ -20,7 +20,8 @@ from clients.python.tests.cancelling import When, cancelled_at_each_wait
 from clients.python.tests.conftest import QUICK
 from clients.python.tests.scripted import Answer, Asked, ScriptedServer, Socket
 from clients.python.tests.test_screen import taken_over
-from clients.python.tests.test_worker import SEND, Order, Shop, executing, send
+from clients.python.tests.worker.functions import SEND, Order, send
+from clients.python.tests.worker.shop import Shop, executing
 from runstream import Runstream, Worker, current_run, executes
 from runstream.cli.server import Server
 from runstream.cli.views import RunView
