@@ -301,6 +301,7 @@ def test_outside_of_a_report_the_same_calls_go_nowhere() -> None:
 
 async def test_an_unknown_option_is_the_callers_to_hear(client: Runstream) -> None:
     with pytest.raises(TypeError, match="tga"):
+        # What the types refuse is what is tested: a caller without a type checker is told too.
         client.report("x", None, tga=["a"])  # type: ignore[call-overload]
 
 

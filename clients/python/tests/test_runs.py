@@ -62,6 +62,7 @@ async def test_a_new_run_carries_all_that_was_said(
     await client.trigger("x")
     assert server.asked[-1].body == {"taskIdentifier": "x"}
     with pytest.raises(TypeError, match="tga"):
+        # What the types refuse is what is tested: a caller without a type checker is told too.
         await client.trigger("x", tga=["a"])  # type: ignore[call-overload]
 
 
