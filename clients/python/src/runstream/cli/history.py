@@ -13,7 +13,7 @@ import msgspec
 from rich.text import Text
 
 from runstream.cli.board import fraction
-from runstream.cli.picture import (
+from runstream.cli.pictures.parts import (
     Frame,
     Lines,
     error_text,

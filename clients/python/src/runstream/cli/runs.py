@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runstream.cli.board import progress_of
-from runstream.cli.picture import style_of
+from runstream.cli.pictures.parts import style_of
 from runstream.cli.server import Server, carry_out, server_options
 from runstream.cli.text import clean, json_line
 from runstream.models import AnyRun, RunStatus

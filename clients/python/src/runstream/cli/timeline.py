@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from runstream.cli.history import History, text_of
-from runstream.cli.picture import Frame, Lines, line, style_of
+from runstream.cli.pictures.parts import Frame, Lines, line, style_of
 from runstream.cli.server import Failure, Server, carry_out, server_options
 from runstream.cli.text import clean, duration, fit, json_line
 from runstream.client import Runstream

@@ -8,10 +8,13 @@ from contextlib import suppress
 from dataclasses import replace
 
 from runstream.changes import Change, Changed, Entered, Live
-from runstream.cli import picture
 from runstream.cli.board import Board
 from runstream.cli.history import History
-from runstream.cli.picture import Frame, Lines, Widths, line
+from runstream.cli.pictures.batch import batch_lines
+from runstream.cli.pictures.job_run import job_lines
+from runstream.cli.pictures.parts import Frame, Lines, line, shorter
+from runstream.cli.pictures.run import run_lines
+from runstream.cli.pictures.table import Widths, table, totals
 from runstream.cli.text import clean, fit
 from runstream.client import Runstream
 from runstream.errors import RunstreamError
@@ -65,13 +68,13 @@ class RunsView(View):
     def draw(self, frame: Frame) -> Lines:
         if not self.is_ready and not len(self.board):
             return []
-        counts = picture.totals(self.board)
+        counts = totals(self.board)
         if self.truncated:
             counts += "  (the newest; there are more)"
         lines = [line((fit(counts, frame.width).rstrip(), ""))]
         if frame.height >= 10:
             lines.append(line())
-        return lines + picture.table(self.board, picture.shorter(frame, len(lines)), self._widths)
+        return lines + table(self.board, shorter(frame, len(lines)), self._widths)
 
 
 class BatchView(RunsView):
@@ -89,12 +92,12 @@ class BatchView(RunsView):
         batch = self.board.batch
         if batch is None:
             return super().draw(frame)
-        lines = picture.batch_lines(batch, frame)
+        lines = batch_lines(batch, frame)
         # The batch knows of all its runs, also of those that are not shown.
         lines.append(line((fit(_counts(batch), frame.width).rstrip(), "dim")))
         if frame.height >= 10:
             lines.append(line())
-        return lines + picture.table(self.board, picture.shorter(frame, len(lines)), self._widths)
+        return lines + table(self.board, shorter(frame, len(lines)), self._widths)
 
 
 def _counts(batch: Batch) -> str:
@@ -122,7 +125,7 @@ class RunView(View):
     def draw(self, frame: Frame) -> Lines:
         if self.run is None:
             return []
-        lines = picture.run_lines(self.run, frame)
+        lines = run_lines(self.run, frame)
         if self.run.task_identifier.startswith("job_") and not self.run.is_final:
             lines.append(line((fit("a job run: --job-run shows its steps", frame.width), "dim")))
         return lines
@@ -195,8 +198,8 @@ class JobView(RunView):
         steps = [self._steps[position] for position in sorted(self._steps)]
         # The changes have their share, however many steps there are.
         less = 0 if self._history is None else min(10, frame.height // 2)
-        tree = picture.shorter(frame, less)
-        lines = picture.job_lines(self.run, steps, self._plan, self._name, tree)
+        tree = shorter(frame, less)
+        lines = job_lines(self.run, steps, self._plan, self._name, tree)
         if self._history is None:
             return lines
         lines.append(line())

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from runstream.cli.picture import Frame, Lines, Standing, heading, line
+from runstream.cli.pictures.parts import Frame, Lines, Standing, heading, line
 from runstream.cli.screen import Screen
 from runstream.cli.server import Server, plainly
 from runstream.cli.text import clean, duration, fit

@@ -14,10 +14,13 @@ from clients.python.tests.builders import a_run
 from clients.python.tests.test_text import HOSTILE, acts
 from runstream.changes import BatchProgress, Changed, Entered, Left, Reset
 from runstream.cli import board as boards
-from runstream.cli import picture
 from runstream.cli.board import Board, fraction
 from runstream.cli.history import History
-from runstream.cli.picture import Frame, Lines, Standing, Widths
+from runstream.cli.pictures.batch import batch_lines
+from runstream.cli.pictures.job_run import job_lines
+from runstream.cli.pictures.parts import Frame, Lines, Standing, heading, measured
+from runstream.cli.pictures.run import run_lines
+from runstream.cli.pictures.table import Widths, table
 from runstream.merging import whole
 from runstream.models import AnyRun, Batch, RunStatus
 from runstream.resources.models import HistoryEntry, Timeline, TimelineEntry, TimelineStep
@@ -110,7 +113,7 @@ def test_progress_is_read_as_the_dash_page_reads_it(said: Any, part: float | Non
 @pytest.mark.parametrize("width", [8, 20, 40, 80, 200])
 @pytest.mark.parametrize("word", ["connecting", "live", "stale", "ended"])
 def test_whether_it_is_live_stands_in_the_first_line_at_any_width(word: str, width: int) -> None:
-    line = picture.heading(Standing(word, "no answer"), "tag " + "x" * 50, "http://x", width)
+    line = heading(Standing(word, "no answer"), "tag " + "x" * 50, "http://x", width)
     assert word[:6] in line.plain
     if width >= 40 and word == "stale":
         assert "no answer" in line.plain
@@ -123,30 +126,30 @@ def test_only_what_fits_is_drawn_and_the_rest_is_counted() -> None:
     board = Board()
     for number in range(3_000):
         board.show(run(f"run_{number}", number=number))
-    lines = picture.table(board, frame(height=10), Widths())
+    lines = table(board, frame(height=10), Widths())
     assert len(lines) == 10
     assert lines[-1].plain == "… and 2,992 more"
 
 
 def test_a_bar_is_read_without_colours_and_only_what_is_done_looks_done() -> None:
-    drawn = "".join(part for part, _ in picture.measured(0.999, 26, ""))
+    drawn = "".join(part for part, _ in measured(0.999, 26, ""))
     assert drawn == "━" * 19 + "─" + "  99 %"
-    assert "".join(part for part, _ in picture.measured(1.0, 26, "")).startswith("━" * 20)
+    assert "".join(part for part, _ in measured(1.0, 26, "")).startswith("━" * 20)
 
 
 def test_columns_do_not_jump_when_a_wide_run_goes_out_of_sight() -> None:
     board, widths = Board(), Widths()
     board.show(run("run_1", "EXECUTING", metadata={"progress": 0.5, "message": "packing"}))
-    before = picture.table(board, frame(), widths)[0].plain
+    before = table(board, frame(), widths)[0].plain
     board.drop("run_1")
     board.show(run("run_2"))
-    assert picture.table(board, frame(), widths)[0].plain == before
+    assert table(board, frame(), widths)[0].plain == before
 
 
 def test_a_batch_is_one_bar_of_its_outcomes() -> None:
     counts = {"COMPLETED": 30, "FAILED": 10, "QUEUED": 60}
     batch = Batch(id="b", created_at=AT, sealed_at=AT, size=100, final=40, counts=counts)
-    (line,) = picture.batch_lines(batch, frame(120))
+    (line,) = batch_lines(batch, frame(120))
     assert line.plain.startswith("━" * 24 + "─" * 36 + "  40 %  40 of 100 final · 1 min 30 s")
     assert [(line.plain[s.start : s.end], s.style) for s in line.spans][:2] == [
         ("━" * 18, "green"),
@@ -159,7 +162,7 @@ def test_a_batch_is_one_bar_of_its_outcomes() -> None:
 
 def test_a_run_shows_what_it_says_of_itself() -> None:
     shown = text(
-        picture.run_lines(
+        run_lines(
             run(
                 "run_1", "EXECUTING", attempt=2, startedAt="2026-03-01T12:01:00Z", tags=["a", "b"],
                 metadata={"progress": 0.5, "message": "packing", "n": {"x": 1}, "output": "one\ntwo\n"},
@@ -187,7 +190,7 @@ def test_a_job_run_is_a_tree_of_its_steps_also_those_to_come() -> None:
         run("run_b", "FAILED", position=1, attempt=2, metadata={"progress": 0.25},
             error={"name": "RenderError", "message": "no such font", "stack": "in render()"}),
     ]  # fmt: skip
-    lines = text(picture.job_lines(run("run_j", "FAILED"), steps, STEPS, "nightly", frame()))
+    lines = text(job_lines(run("run_j", "FAILED"), steps, STEPS, "nightly", frame()))
     first, extract, render, error, stack, publish = lines.split("\n")
     assert first.startswith("FAILED  nightly  #1 · 1 of 3 steps")
     assert extract.startswith("├─ ✓ 1 extract")
@@ -206,7 +209,7 @@ def test_of_many_steps_those_are_shown_that_matter_now() -> None:
     plan = [TimelineStep(workflow_id=f"wf_{n}", position=n, name=f"step-{n}") for n in range(200)]
     steps = [run(f"run_{n}", "COMPLETED", position=n) for n in range(80)]
     steps.append(run("run_80", "EXECUTING", position=80))
-    lines = picture.job_lines(run("run_j", "EXECUTING"), steps, plan, "", frame(height=12))
+    lines = job_lines(run("run_j", "EXECUTING"), steps, plan, "", frame(height=12))
     assert len(lines) == 12
     shown = text(lines)
     assert "80 of 200 steps" in shown
@@ -214,7 +217,7 @@ def test_of_many_steps_those_are_shown_that_matter_now() -> None:
     assert "● 81 step-80" in shown
     assert "… and 111 more" in shown
     over = [run(f"run_{n}", "COMPLETED", position=n) for n in range(200)]
-    shown = text(picture.job_lines(run("run_j", "COMPLETED"), over, plan, "", frame(height=12)))
+    shown = text(job_lines(run("run_j", "COMPLETED"), over, plan, "", frame(height=12)))
     assert "✓ 200 step-199" in shown
     assert "… 191 before" in shown
 
@@ -354,13 +357,13 @@ def test_any_runs_can_be_drawn_in_any_size_and_nothing_in_them_acts(
     )
     board.take(BatchProgress(batch))
     this = frame(width, height)
-    table = picture.table(board, this, Widths())
-    assert len(table) <= max(1, height)
+    rows = table(board, this, Widths())
+    assert len(rows) <= max(1, height)
     drawn = [
-        *table,
-        *picture.batch_lines(batch, this),
-        *picture.run_lines(some[0], this),
-        *picture.job_lines(some[0], some[1:], STEPS, "", this),
+        *rows,
+        *batch_lines(batch, this),
+        *run_lines(some[0], this),
+        *job_lines(some[0], some[1:], STEPS, "", this),
         *history.lines(this),
         *history.chart(this),
         *history.why(width),
