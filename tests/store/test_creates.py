@@ -151,7 +151,7 @@ def test_tags_are_kept_once_in_their_order() -> None:
         ({"status": RunStatus.FROZEN}, "status"),
         ({"status": RunStatus.REATTEMPTING}, "status"),
         ({"delay_until": datetime(1, 1, 1, tzinfo=UTC)}, "delayUntil"),
-        ({"delay_until": datetime(2030, 1, 1)}, "delayUntil"),  # noqa: DTZ001
+        ({"delay_until": datetime(2030, 1, 1)}, "delayUntil"),  # noqa: DTZ001 -- refused for that
         (
             {"delay_until": datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-5)))},
             "delayUntil",

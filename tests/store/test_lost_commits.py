@@ -52,6 +52,14 @@ async def is_committed(url: str, xid: int) -> bool:
         await connection.close()
 
 
+async def lose_the_answer(proxy: Proxy, at: AtCommit, url: str) -> None:
+    """Cuts the connection off that waits for it, once the group is committed."""
+    committed = await until(lambda: at.committed)
+    await until(lambda: is_committed(url, committed.xid))
+    proxy.cut()
+    proxy.flow(Way.DOWN)
+
+
 async def test_a_commit_whose_answer_is_lost_is_a_success_if_it_was_committed(
     proxied: tuple[Proxy, RunStore, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,10 +69,7 @@ async def test_a_commit_whose_answer_is_lost_is_a_success_if_it_was_committed(
     await create(store)
     at = AtCommit(monkeypatch, lambda: proxy.stall(Way.DOWN))
     task = asyncio.create_task(create(store, payload="once"))
-    committed = await until(lambda: at.committed)
-    await until(lambda: is_committed(url, committed.xid))
-    proxy.cut()
-    proxy.flow(Way.DOWN)
+    await lose_the_answer(proxy, at, url)
     run = await task
     assert run == await store.get_run(PROJECT, run.id)
     assert len((await store.list_runs(RunQuery(project=PROJECT)))[0]) == 2
@@ -79,10 +84,7 @@ async def test_a_batch_alone_leaves_nothing_in_the_log_and_is_asked_for_all_the_
     at = AtCommit(monkeypatch, lambda: proxy.stall(Way.DOWN))
     batch_id = new_id("batch")
     task = asyncio.create_task(one(store, CreateBatch(project=PROJECT, batch_id=batch_id)))
-    committed = await until(lambda: at.committed)
-    await until(lambda: is_committed(url, committed.xid))
-    proxy.cut()
-    proxy.flow(Way.DOWN)
+    await lose_the_answer(proxy, at, url)
     assert (await task).batch == await store.get_batch(PROJECT, batch_id)
 
 

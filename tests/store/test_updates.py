@@ -37,7 +37,7 @@ COMPLETED, FAILED, CANCELED = RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.C
         ({"status": DELAYED}, "delayUntil"),
         ({"status": QUEUED, "delay_until": LATER}, "status"),
         ({"status": CANCELED, "delay_until": LATER}, "status"),
-        ({"delay_until": datetime(2030, 1, 1)}, "delayUntil"),  # noqa: DTZ001
+        ({"delay_until": datetime(2030, 1, 1)}, "delayUntil"),  # noqa: DTZ001 -- refused for that
         ({"add_tags": ("a", "b\t")}, "addTags.1"),
         ({"remove_tags": ("",)}, "removeTags.0"),
         ({"add_tags": ("a", "b"), "remove_tags": ("b",)}, "removeTags"),

@@ -108,7 +108,8 @@ test("under latest a slow loop gets the newest, and no run loses its turn", asyn
   assert.deepEqual([(await loop.next()).value?.version, (await loop.next()).value?.id], [9, "run_2"]);
 });
 
-test("a cursor is of what was taken, not of what has come", async () => {
+/** A loop that has taken the first of three versions, of which a cursor covers two. */
+async function inTheMiddle() {
   const world = aWorld();
   const stream = world.runs.subscribeToRun("run_1");
   const loop = stream[Symbol.asyncIterator]();
@@ -117,6 +118,11 @@ test("a cursor is of what was taken, not of what has come", async () => {
   world.socket.opens();
   world.socket.says(aSnapshot(aRun()), live("c1"), aChange(2), { type: "checkpoint", cursor: "c2" }, aChange(3));
   await first;
+  return { stream, loop };
+}
+
+test("a cursor is of what was taken, not of what has come", async () => {
+  const { stream, loop } = await inTheMiddle();
   assert.equal(stream.cursor, undefined);
   await loop.next();
   assert.equal(stream.cursor, "c1");
@@ -125,14 +131,7 @@ test("a cursor is of what was taken, not of what has come", async () => {
 });
 
 test("the cursor after a loop was left is of what it took", async () => {
-  const world = aWorld();
-  const stream = world.runs.subscribeToRun("run_1");
-  const loop = stream[Symbol.asyncIterator]();
-  const first = loop.next();
-  await settled();
-  world.socket.opens();
-  world.socket.says(aSnapshot(aRun()), live("c1"), aChange(2), { type: "checkpoint", cursor: "c2" }, aChange(3));
-  await first;
+  const { stream, loop } = await inTheMiddle();
   await loop.next();
   await loop.return();
   assert.equal(stream.cursor, "c1", "version 2 was left in the middle");

@@ -206,9 +206,10 @@ class Order:
                 try:
                     loaded = await self._services.payloads.load(self._project, ids)
                 except Exception as error:
+                    # Whatever it was, what waits here waits for nothing any more. The tail tries
+                    # again and again, and comes with what it finds.
                     if not isinstance(error, Unavailable):
                         log.exception("payloads could not be read")
-                    # The tail tries again and again, and comes with what it finds.
                     if life == self._life:
                         for id in ids:
                             self._held.pop(id, None)

@@ -8,6 +8,7 @@ import pytest
 
 from store.model import WIRE_FIELDS, new_id
 from tests.realtime.api.calling import Caller, assert_problem
+from tests.realtime.serving import LONG_S, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -36,10 +37,9 @@ async def test_a_claim_that_waits_is_answered_when_a_run_is_queued(api: Caller) 
     ask = {"tasks": [task], "worker": "w1", "leaseS": 30, "waitS": 30}
     waiting = asyncio.create_task(api.post("/v1/runs/claim", ask))
     claims = api.runtime.store.claims
-    async with asyncio.timeout(20):
-        while not claims.open:
-            await asyncio.sleep(0.005)
-        run = await api.run(task)
+    await until(lambda: claims.open)
+    run = await api.run(task)
+    async with asyncio.timeout(LONG_S):
         assert (await waiting).json()["run"]["id"] == run["id"]
 
 

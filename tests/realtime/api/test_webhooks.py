@@ -10,6 +10,7 @@ import pytest
 
 from store.model import new_id
 from tests.realtime.api.calling import Caller, assert_problem
+from tests.realtime.serving import until
 from tests.receiving import Receiver, answering, in_turn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -61,9 +62,7 @@ async def test_what_was_sent_is_listed_and_can_be_sent_again(
     receiver.behaviour["/"] = in_turn(answering(500, "not today"), answering(200, "thanks"))
     made = await a_webhook(api, receiver, events=["run.created"])
     run = await api.run(made["tasks"][0])
-    async with asyncio.timeout(20):
-        while not receiver.messages:
-            await asyncio.sleep(0.005)
+    await until(lambda: receiver.messages)
     (first,) = await deliveries(api, made, "pending")
     while not first["attempts"]:
         (first,) = await deliveries(api, made, "pending")

@@ -125,7 +125,7 @@ async def test_whoever_was_too_slow_again_and_again_starts_from_a_snapshot() -> 
         assert of_type(again.said(), "reset")[0]["reason"] == "too_far_behind"
 
 
-async def test_one_that_fails_takes_no_other_along() -> None:
+async def test_one_that_fails_takes_no_other_along(monkeypatch: pytest.MonkeyPatch) -> None:
     async with setting() as s:
         s.store.create("r")
         good = await s.connect(RUNS)
@@ -134,7 +134,7 @@ async def test_one_that_fails_takes_no_other_along() -> None:
         def fails(*_: object) -> None:
             raise RuntimeError("broken")
 
-        bad.write = fails  # type: ignore[method-assign, assignment]
+        monkeypatch.setattr(bad, "write", fails)
         s.store.update("r", metadata={"n": 1})
         await until(lambda: "change" in good.types())
         await until(lambda: bad.aborted)

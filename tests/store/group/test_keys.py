@@ -125,8 +125,8 @@ async def test_a_key_that_goes_away_while_it_is_looked_up_is_taken(
                 postgres.execute("DELETE FROM runs", database=database)
                 postgres.execute("DELETE FROM idempotency_keys", database=database)
 
-    engine = store.database._write_engine.sync_engine  # type: ignore[attr-defined]
-    event.listen(engine, "after_cursor_execute", delete_behind)
+    opened: Any = store.database
+    event.listen(opened._write_engine.sync_engine, "after_cursor_execute", delete_behind)
     done = await one(store, a_create(idempotency_key="k"))
     assert len(seen) >= after
     assert done.first == (after == 1)

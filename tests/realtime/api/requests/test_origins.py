@@ -149,5 +149,6 @@ async def test_without_a_key_callers_from_elsewhere_are_refused(open_api: Caller
         "query_string": b"", "headers": [(b"host", b"localhost")], "client": ("10.0.0.1", 1),
         "scheme": "http", "http_version": "1.1", "root_path": "", "server": None,
     }  # fmt: skip
-    await open_api.client._transport.app(scope, receive, send)  # type: ignore[attr-defined]
+    transport: Any = open_api.client._transport
+    await transport.app(scope, receive, send)
     assert sent[0]["status"] == 403
